@@ -1,0 +1,8 @@
+"""Run the migrations on the connection that `support_rag.db.migrate` opened."""
+
+from alembic import context
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, transactional_ddl=True, transaction_per_migration=False)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,563 @@
+"""The PostgreSQL index ranks exactly as the one in memory, whatever was written before."""
+
+import asyncio
+import json
+import math
+import os
+import random
+import uuid
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from support_rag import db, pgindex, store
+from support_rag.db import Database, create_database, driver
+from support_rag.embed import analyse
+from support_rag.pgindex import FAN_IN, PgIndex, add_chunks, merge_segments
+from support_rag.retrieve import InMemoryIndex
+from support_rag.types import (
+    Chunk,
+    EmbeddingFailed,
+    InputInvalid,
+    NotFound,
+    Query,
+    Rankings,
+    Span,
+    chunk_id,
+)
+
+SEARCH = {"candidates": 10, "k1": 1.2, "b": 0.75}
+LABELLED = Path(os.environ.get("SUPPORT_RAG_LABELLED", "../shared/labelled"))
+WORDS = ["kiosk", "offline", "punch", "invoice", "shift", "error", "E-4012", "v2.3.1", "rota", "pin"]
+DIM = 8
+
+
+def unit(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    vectors = rng.normal(size=(n, dim))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def query_of(text: str, vector: np.ndarray) -> Query:
+    return Query(text, tuple(float(x) for x in vector), tuple(analyse(text)))
+
+
+class Corpus:
+    "One index of one tenant, with a copy of what it should hold."
+
+    def __init__(self, database: Database, tenant_id: str, index_id: str, dim: int = DIM) -> None:
+        self.database, self.tenant_id, self.index_id, self.dim = database, tenant_id, index_id, dim
+        self.index = PgIndex(database, tenant_id=tenant_id, index_id=index_id, dim=dim)
+        self.held: dict[str, tuple[list[Chunk], np.ndarray]] = {}
+
+    @classmethod
+    async def create(cls, database: Database, dim: int = DIM) -> "Corpus":
+        tenant_id = str(uuid.uuid4())
+        async with database.tenant(tenant_id) as session:
+            await store.create_tenant(session, tenant_id=tenant_id, name="T")
+            index = await store.create_index(
+                session, tenant_id=tenant_id, digest="d", dim=dim, model="m", parameters={}
+            )
+        return cls(database, tenant_id, index.id, dim)
+
+    async def add_document(self, session, texts: list[str], vectors, document_id=None) -> str:
+        "Write a document, or replace one, in the session's transaction."
+        if document_id is None:
+            document, _ = await store.accept_document(
+                session, tenant_id=self.tenant_id, title="Title", content_type="text/plain",
+                content=b"", source=str(uuid.uuid4()),
+            )  # fmt: skip
+            document_id, source = document.id, document.source
+        else:
+            document = await store.get_document(
+                session, tenant_id=self.tenant_id, document_id=document_id
+            )
+            source = document.source
+            await store.delete_chunks(session, tenant_id=self.tenant_id, document_id=document_id)
+        chunks, start = [], 0
+        for ordinal, text in enumerate(texts):
+            span = Span(start, start + len(text))
+            chunks.append(
+                Chunk(
+                    chunk_id(document_id, span, text), document_id, span, text, ("Guide",),
+                    n_tokens=len(text), ordinal=ordinal, title="Title", source=source,
+                )
+            )  # fmt: skip
+            start += len(text) + 1
+        await add_chunks(
+            session, tenant_id=self.tenant_id, index_id=self.index_id, document_id=document_id,
+            chunks=chunks, vectors=vectors,
+        )  # fmt: skip
+        self.held[document_id] = (chunks, vectors)
+        return document_id
+
+    async def write(self, texts: list[str], vectors=None, document_id=None) -> str:
+        vectors = unit(np.random.default_rng(len(self.held)), len(texts), self.dim) if (
+            vectors is None
+        ) else vectors  # fmt: skip
+        async with self.database.tenant(self.tenant_id) as session:
+            return await self.add_document(session, texts, vectors, document_id)
+
+    async def delete(self, document_id: str) -> None:
+        async with self.database.tenant(self.tenant_id) as session:
+            await store.delete_document(session, tenant_id=self.tenant_id, document_id=document_id)
+        del self.held[document_id]
+
+    async def merge(self, everything: bool = False) -> int:
+        async with self.database.tenant(self.tenant_id) as session:
+            return await merge_segments(
+                session, tenant_id=self.tenant_id, index_id=self.index_id, everything=everything
+            )
+
+    async def count(self, table: sa.Table) -> int:
+        async with self.database.tenant(self.tenant_id) as session:
+            return await session.scalar(sa.select(sa.func.count()).select_from(table))
+
+    def in_memory(self) -> InMemoryIndex:
+        chunks = [c for held, _ in self.held.values() for c in held]
+        vectors = [v for _, held in self.held.values() for v in held]
+        return InMemoryIndex(chunks, np.array(vectors).reshape(len(chunks), self.dim))
+
+    async def check(self, *queries: Query, **search) -> None:
+        "Both indexes give the same chunks in the same order with the same scores."
+        memory = self.in_memory()
+        for query in queries:
+            here = await self.index.search(query, **(SEARCH | search))
+            there = await memory.search(query, **(SEARCH | search))
+            same(here, there)
+
+
+def same(here: Rankings, there: Rankings) -> None:
+    assert [s.chunk for s in here.lexical] == [s.chunk for s in there.lexical]
+    for one, other in zip(here.lexical, there.lexical, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-9)
+    assert here.lexical_limit == pytest.approx(there.lexical_limit, abs=1e-9)
+    ours = {s.chunk.id: s.score for s in here.dense}
+    assert len(here.dense) == len(there.dense)
+    last = there.dense[-1].score if there.dense else 0.0
+    for one, other in zip(here.dense, there.dense, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-6)
+        if other.score > last + 1e-6:  # a tie for the last place may go either way
+            assert ours[other.chunk.id] == pytest.approx(other.score, abs=1e-6)
+
+
+@pytest.fixture
+async def corpus(database):
+    return await Corpus.create(database)
+
+
+# --- the same as in memory
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_rankings_are_exact_after_any_sequence_of_changes(corpus, seed):
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    choices = ["add"] * 5 + ["replace"] * 2 + ["delete"] * 2 + ["merge", "merge all"]
+
+    def texts() -> list[str]:
+        n = rng.choice([1, 1, 2, 5])
+        found = [" ".join(rng.choices(WORDS, k=rng.choice([0, 1, 3, 20]))) for _ in range(n)]
+        return [text or "the !" for text in found]
+
+    for step in range(60):
+        action = rng.choice(choices)
+        if action == "add":
+            new = texts()
+            await corpus.write(new, unit(numbers, len(new), DIM))
+        elif action.startswith("merge"):
+            await corpus.merge(everything=action == "merge all")
+        elif corpus.held:
+            document_id = rng.choice(sorted(corpus.held))
+            if action == "delete":
+                await corpus.delete(document_id)
+            else:
+                new = texts()
+                await corpus.write(new, unit(numbers, len(new), DIM), document_id)
+        if step % 4 == 3:
+            question = " ".join(rng.choices([*WORDS, "unknown", "the"], k=rng.choice([1, 2, 6])))
+            await corpus.check(query_of(question, unit(numbers, 1, DIM)[0]))
+    await corpus.merge(everything=True)
+    assert await corpus.count(db.dead) == 0
+    for word in WORDS:
+        await corpus.check(query_of(f"{word} kiosk", unit(numbers, 1, DIM)[0]), k1=0.9, b=0.4)
+
+
+async def test_ties_go_to_the_smaller_id(corpus):
+    vector = unit(np.random.default_rng(1), 1, DIM)
+    for _ in range(15):
+        await corpus.write(["kiosk offline"], vector)
+    query = query_of("kiosk", vector[0])
+    rankings = await corpus.index.search(query, **SEARCH)
+    for ranking in (rankings.dense, rankings.lexical):
+        ids = [scored.chunk.id for scored in ranking]
+        everything = sorted(c.id for chunks, _ in corpus.held.values() for c in chunks)
+        assert ids == everything[:10]
+
+
+async def test_edges(corpus):
+    empty = await corpus.index.search(query_of("kiosk", np.ones(DIM)), **SEARCH)
+    assert empty == Rankings((), ())
+    await corpus.write(["the !"])  # no term at all
+    rankings = await corpus.index.search(query_of("kiosk", np.ones(DIM)), **SEARCH)
+    assert (len(rankings.dense), rankings.lexical) == (1, ())
+    await corpus.write(["kiosk", "kiosk kiosk"], np.array([np.zeros(DIM), np.ones(DIM)]))
+    for text in ("kiosk", "kiosk kiosk offline", "the", "nothing known"):
+        await corpus.check(query_of(text, np.ones(DIM)), query_of(text, -np.ones(DIM)))
+    await corpus.check(query_of("kiosk", np.ones(DIM)), k1=0.0)
+    await corpus.check(query_of("kiosk", np.ones(DIM)), b=0.0)
+    await corpus.check(query_of("kiosk", np.ones(DIM)), candidates=1)
+
+
+async def test_everything_a_chunk_carries_comes_back(corpus):
+    await corpus.write(["Kiosks keep punches.\r\nGrüße 勤務 🦊"])
+    [(chunks, _)] = corpus.held.values()
+    rankings = await corpus.index.search(query_of("punches", np.ones(DIM)), **SEARCH)
+    assert [s.chunk for s in rankings.dense] == [s.chunk for s in rankings.lexical] == chunks
+    assert all(math.isfinite(s.score) for s in (*rankings.dense, *rankings.lexical))
+
+
+async def test_two_indexes_of_a_tenant_do_not_mix(corpus):
+    await corpus.write(["kiosk offline"])
+    async with corpus.database.tenant(corpus.tenant_id) as session:
+        other = await store.create_index(
+            session, tenant_id=corpus.tenant_id, digest="e", dim=4, model="m", parameters={}
+        )
+        [document_id] = corpus.held
+        text = "kiosk kiosk"
+        await add_chunks(
+            session, tenant_id=corpus.tenant_id, index_id=other.id, document_id=document_id,
+            chunks=[Chunk(chunk_id("x", Span(0, 11), text), document_id, Span(0, 11), text)],
+            vectors=np.ones((1, 4)),
+        )  # fmt: skip
+    second = PgIndex(corpus.database, tenant_id=corpus.tenant_id, index_id=other.id, dim=4)
+    found = await second.search(query_of("kiosk", np.ones(4)), **SEARCH)
+    assert [s.chunk.text for s in found.lexical] == ["kiosk kiosk"]
+    await corpus.check(query_of("kiosk", np.ones(DIM)))
+    async with corpus.database.tenant(corpus.tenant_id) as session:
+        where = {"tenant_id": corpus.tenant_id, "document_id": document_id}
+        assert await store.delete_chunks(session, **where, index_id=other.id) == 1
+    await corpus.check(query_of("kiosk", np.ones(DIM)))
+
+
+# --- what is refused
+
+
+async def test_unusable_vectors_and_texts_are_refused_before_anything_is_written(corpus):
+    for vectors, what in (
+        (np.ones((2, DIM)), rf"1 chunks in {DIM} dimensions came with vectors \(2, {DIM}\)"),
+        (np.ones(DIM), r"came with vectors \(8,\)"),
+        (np.ones((1, 3)), r"came with vectors \(1, 3\)"),
+        (np.full((1, DIM), np.nan), "NaN"),
+        (np.full((1, DIM), 1e6), "65,504"),
+    ):
+        with pytest.raises(EmbeddingFailed, match=what):
+            await corpus.write(["kiosk"], vectors)
+    with pytest.raises(EmbeddingFailed, match=f"3 dimensions, the index {DIM}"):
+        await corpus.index.search(query_of("kiosk", np.ones(3)), **SEARCH)
+    with pytest.raises(InputInvalid, match="cannot be stored"):
+        await corpus.write(["kiosk\x00"])
+    assert await corpus.count(db.chunks) == await corpus.count(db.segments) == 0
+
+
+async def test_an_unknown_index_is_not_found(database, corpus):
+    other = await Corpus.create(database)
+    corpus.index_id = other.index_id  # another tenant's, and alive
+    with pytest.raises(NotFound):
+        await corpus.write(["kiosk"])
+    foreign = PgIndex(database, tenant_id=corpus.tenant_id, index_id=other.index_id, dim=DIM)
+    await other.write(["kiosk"])
+    assert await foreign.search(query_of("kiosk", np.ones(DIM)), **SEARCH) == Rankings((), ())
+
+
+# --- many at once
+
+
+async def test_writers_do_not_wait_for_each_other(corpus):
+    async with corpus.database.tenant(corpus.tenant_id) as slow:
+        held = await corpus.add_document(slow, ["kiosk slow"], np.ones((1, DIM)))
+        unseen = corpus.held.pop(held)
+        for n in range(3):  # each commits while the first is still open
+            await asyncio.wait_for(corpus.write([f"kiosk {n}"]), timeout=5)
+        await corpus.check(query_of("kiosk slow", np.ones(DIM)))
+    corpus.held[held] = unseen
+    await corpus.check(query_of("kiosk slow", np.ones(DIM)))
+
+
+async def test_a_replacement_is_seen_whole_or_not_at_all(corpus):
+    document_id = await corpus.write(["kiosk old", "punch old"])
+    async with corpus.database.tenant(corpus.tenant_id) as session:
+        old = dict(corpus.held)
+        await corpus.add_document(session, ["kiosk new"], np.ones((1, DIM)), document_id)
+        new, corpus.held = corpus.held, old
+        await corpus.check(query_of("kiosk punch new old", np.ones(DIM)))
+    corpus.held = new
+    await corpus.check(query_of("kiosk punch new old", np.ones(DIM)))
+
+
+async def test_deletes_and_inserts_during_a_merge_are_kept(corpus):
+    ids = [await corpus.write([f"kiosk {WORDS[n % 10]}"]) for n in range(FAN_IN)]
+    await corpus.delete(ids[0])
+    async with corpus.database.tenant(corpus.tenant_id) as session:
+        where = {"tenant_id": corpus.tenant_id, "index_id": corpus.index_id}
+        assert await merge_segments(session, **where) == FAN_IN
+        assert await corpus.merge(everything=True) == 0, "one merge at a time"
+        await corpus.delete(ids[1])
+        await corpus.write(["kiosk late"])
+        await corpus.check(query_of("kiosk late offline", np.ones(DIM)))
+    assert await corpus.count(db.segments) == 2
+    assert await corpus.count(db.dead) == 1
+    await corpus.check(query_of("kiosk late offline", np.ones(DIM)))
+
+
+async def test_many_writers_mergers_and_searches_at_once(app_url):
+    database = create_database(app_url, pool_size=12, pool_timeout_seconds=60)
+    corpus, done = await Corpus.create(database), asyncio.Event()
+    searches = 0
+
+    async def write(seed: int) -> None:
+        rng, mine = random.Random(seed), []
+        for _ in range(25):
+            if mine and rng.random() < 0.3:
+                await corpus.delete(mine.pop(rng.randrange(len(mine))))
+            else:
+                known = rng.choice(mine) if mine and rng.random() < 0.4 else None
+                texts = [" ".join(rng.choices(WORDS, k=6)) for _ in range(rng.choice([1, 4]))]
+                written = await corpus.write(texts, unit(np.random.default_rng(seed), len(texts), DIM), known)
+                mine += [written] if known is None else []
+            await corpus.merge(everything=rng.random() < 0.1)
+
+    async def search() -> None:
+        nonlocal searches
+        while not done.is_set():
+            found = await corpus.index.search(query_of("kiosk E-4012 pin", np.ones(DIM)), **SEARCH)
+            assert all(scored.chunk.text for scored in (*found.dense, *found.lexical))
+            searches += 1
+
+    readers = [asyncio.create_task(search()) for _ in range(2)]
+    await asyncio.gather(*(write(seed) for seed in range(6)))
+    done.set()
+    await asyncio.gather(*readers)
+    assert searches > 10
+    for word in WORDS:
+        await corpus.check(query_of(f"{word} shift", np.ones(DIM)))
+    await database.close()
+
+
+# --- merging
+
+
+async def test_segments_stay_few_and_the_dead_are_dropped(corpus):
+    for n in range(FAN_IN**2 + 3):
+        await corpus.write([f"kiosk {WORDS[n % 10]}"])
+        await corpus.merge()
+    assert await corpus.count(db.segments) <= 2 * FAN_IN
+    for document_id in list(corpus.held)[:25]:
+        await corpus.delete(document_id)
+    assert await corpus.count(db.dead) == 25
+    await corpus.merge()
+    assert (await corpus.count(db.dead), await corpus.count(db.segments)) == (0, 1)
+    await corpus.check(query_of("kiosk offline", np.ones(DIM)))
+    for document_id in list(corpus.held):
+        await corpus.delete(document_id)
+    await corpus.merge(everything=True)
+    for table in (db.dead, db.segments, db.postings):
+        assert await corpus.count(table) == 0
+
+
+# --- tenants beside each other
+
+
+async def test_nothing_crosses_tenants_without_row_level_security(unprotected):
+    mine, theirs = await Corpus.create(unprotected), await Corpus.create(unprotected)
+    await mine.write(["kiosk offline"])
+    await theirs.write(["kiosk kiosk kiosk", "offline"])
+    await theirs.write(["kiosk gone"])
+    # One place name in each statement, so that each of the two conditions is needed.
+    crossed = PgIndex(
+        unprotected, tenant_id=mine.tenant_id, index_id=theirs.index_id, dim=DIM
+    )
+    assert await crossed.search(query_of("kiosk", np.ones(DIM)), **SEARCH) == Rankings((), ())
+    place = {"tenant_id": mine.tenant_id, "index_id": theirs.index_id}
+    async with unprotected.tenant(mine.tenant_id) as session:
+        statistics = await pgindex.read_statistics(session, place)
+        assert (statistics.n_chunks, statistics.n_terms) == (0, 0)
+        found = await pgindex.read_postings(session, ["kiosk"], statistics=statistics, place=place)
+        assert found == {}
+        for n_chunks in (1, 10**6):
+            assert {} == await pgindex.dense_ranking(
+                session, query_of("x", np.ones(DIM)), place=place, n_chunks=n_chunks, candidates=9
+            )
+        ids = [c.id for chunks, _ in theirs.held.values() for c in chunks]
+        assert await pgindex.read_chunks(session, ids, place) == {}
+        assert await merge_segments(session, **place, everything=True) == 0
+        with pytest.raises(NotFound):
+            await add_chunks(
+                session, **place, document_id=next(iter(mine.held)),
+                chunks=mine.held[next(iter(mine.held))][0], vectors=np.ones((1, DIM)),
+            )  # fmt: skip
+    await theirs.check(query_of("kiosk offline", np.ones(DIM)))
+    await mine.check(query_of("kiosk offline", np.ones(DIM)))
+
+
+BIG, HNSW_DIM, SMALL = 40_000, 384, (1, 20, 100)
+
+
+@pytest.fixture(scope="module")
+def big_beside_small(owner_url, app_url):
+    "Tenants of 1, 20 and 100 chunks beside one of 40,000, with the graph built last."
+    rng = np.random.default_rng(7)
+
+    async def fill(database: Database, n: int) -> Corpus:
+        corpus = await Corpus.create(database, HNSW_DIM)
+        async with database.tenant(corpus.tenant_id) as session:
+            document_id = await corpus.add_document(session, [], np.zeros((0, HNSW_DIM)))
+        owner = tuple(map(uuid.UUID, (corpus.tenant_id, corpus.index_id, document_id)))
+        span = Span(0, 5)
+        for start in range(0, n, 5_000):
+            vectors = unit(rng, min(5_000, n - start), HNSW_DIM).astype(np.float16)
+            rows = (
+                pgindex.as_row(
+                    Chunk(str(uuid.uuid4()), document_id, span, "kiosk"), start + at, 1, vector,
+                    owner=owner,
+                )
+                for at, vector in enumerate(vectors)
+            )  # fmt: skip
+            async with database.tenant(corpus.tenant_id) as session:
+                await pgindex.copy_rows(session, rows)
+        async with database.tenant(corpus.tenant_id) as session:
+            await session.execute(
+                sa.insert(db.segments).values(
+                    tenant_id=corpus.tenant_id, index_id=corpus.index_id, n_chunks=n, n_terms=n
+                )
+            )
+        return corpus
+
+    async def fill_all() -> dict[int, tuple[str, str]]:
+        database = create_database(app_url, statement_timeout_seconds=120)
+        made = {n: await fill(database, n) for n in (*SMALL, BIG)}
+        await database.close()
+        return {n: (corpus.tenant_id, corpus.index_id) for n, corpus in made.items()}
+
+    graph = f"chunks_hnsw_{HNSW_DIM}"
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        [(definition,)] = owner.execute(
+            "SELECT indexdef FROM pg_indexes WHERE indexname = %s", [graph]
+        ).fetchall()
+        owner.execute(f"DROP INDEX {graph}")
+        places = asyncio.run(fill_all())
+        owner.execute("SET maintenance_work_mem = '256MB'")
+        owner.execute(definition)
+        owner.execute("ANALYZE chunks")
+        yield places
+        # The application's role deletes; the graph of 40,000 vectors goes with them.
+        owner.execute(f"DROP INDEX {graph}")
+        for tenant_id, index_id in places.values():
+            with owner.transaction():
+                owner.execute("SELECT set_config('app.tenant_id', %s, true)", [tenant_id])
+                owner.execute("DELETE FROM indexes WHERE id = %s", [index_id])
+        owner.execute(definition)
+
+
+async def nearest(database: Database, place: tuple[str, str], vector: np.ndarray, k: int) -> set[str]:
+    "Return the exact nearest chunks, computed here."
+    async with database.tenant(place[0]) as session:
+        c = db.chunks.c
+        where = sa.and_(c.tenant_id == place[0], c.index_id == place[1])
+        rows = (await session.execute(sa.select(c.id, c.embedding).where(where))).all()
+    vectors = np.array([row[1] for row in rows], dtype=np.float64)
+    best = np.argsort(-(vectors @ vector) / np.linalg.norm(vectors, axis=1))[:k]
+    return {rows[at][0] for at in best}
+
+
+async def test_small_tenants_keep_their_recall_beside_a_big_one(big_beside_small, app_url):
+    database = create_database(app_url, pool_size=1)  # everyone on the same connection
+    rng = np.random.default_rng(11)
+    indexes = {
+        n: PgIndex(database, tenant_id=tenant_id, index_id=index_id, dim=HNSW_DIM)
+        for n, (tenant_id, index_id) in big_beside_small.items()
+    }
+
+    async def check_small() -> None:
+        for n in SMALL:
+            vectors = unit(rng, 5, HNSW_DIM)
+            for vector in vectors:
+                found = await indexes[n].search(query_of("", vector), **(SEARCH | {"candidates": 8}))
+                assert len(found.dense) == min(8, n)
+                exact = await nearest(database, big_beside_small[n], vector, 8)
+                assert {scored.chunk.id for scored in found.dense} == exact
+
+    await check_small()
+    for vector in unit(rng, 50, HNSW_DIM):
+        found = await indexes[BIG].search(query_of("", vector), **(SEARCH | {"candidates": 8}))
+        assert len(found.dense) == 8
+    await check_small()
+    async with database.tenant(big_beside_small[BIG][0]) as session:
+        place = dict(zip(("tenant_id", "index_id"), big_beside_small[BIG], strict=True))
+        values = place | {"embedding": str(unit(rng, 1, HNSW_DIM)[0].tolist()), "candidates": 8}
+        await pgindex.read(session, pgindex.SCAN, {"width": "100"})
+        statement = pgindex.APPROXIMATE.replace("DIM", str(HNSW_DIM))
+        plan = await pgindex.read(session, f"EXPLAIN {statement}", values)
+    assert f"chunks_hnsw_{HNSW_DIM}" in str(plan), "the big one was searched through the graph"
+    await database.close()
+
+
+async def test_the_search_setting_ends_with_its_transaction(big_beside_small, app_url):
+    database = create_database(app_url, pool_size=1)
+    tenant_id, index_id = big_beside_small[BIG]
+    index = PgIndex(database, tenant_id=tenant_id, index_id=index_id, dim=HNSW_DIM)
+    await index.search(query_of("", np.ones(HNSW_DIM)), **SEARCH)
+    async with database.system() as session:
+        connection = await driver(session)
+        for setting, default in (("hnsw.iterative_scan", "off"), ("hnsw.ef_search", "40")):
+            row = await (await connection.execute(f"SHOW {setting}")).fetchone()
+            assert row == (default,)
+    await database.close()
+
+
+# --- against another implementation, on published data
+
+
+def ndcg(ranked: list[str], relevant: dict[str, int]) -> float:
+    gains = (relevant.get(name, 0) / math.log2(at + 2) for at, name in enumerate(ranked[:10]))
+    best = sorted(relevant.values(), reverse=True)[:10]
+    return sum(gains) / sum(grade / math.log2(at + 2) for at, grade in enumerate(best))
+
+
+async def test_ndcg_equals_bm25s_on_scifact(database):
+    folder = LABELLED / "scifact_beir"
+    if not folder.is_dir():
+        pytest.skip(f"no labelled data at {folder}: set SUPPORT_RAG_LABELLED")
+    import bm25s
+
+    lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()[:1500]
+    documents = {d["id"]: f"{d['title']} {d['text']}" for d in map(json.loads, lines)}
+    qrels: dict[str, dict[str, int]] = {}
+    for line in (folder / "qrels.tsv").read_text(encoding="utf-8").splitlines():
+        *_, question, document, grade = line.split("\t")[-4:] if "\t" in line else ("", "", "x")
+        if grade.isdigit() and document in documents:
+            qrels.setdefault(question, {})[document] = int(grade)
+    lines = (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = {q["id"]: q["text"] for q in map(json.loads, lines) if q["id"] in qrels}
+    corpus, names = await Corpus.create(database), {}
+    keys = list(documents)
+    for start in range(0, len(keys), 100):
+        async with database.tenant(corpus.tenant_id) as session:
+            for name in keys[start : start + 100]:
+                text = documents[name]
+                id_ = await corpus.add_document(session, [text], np.ones((1, DIM)))
+                names[corpus.held[id_][0][0].id] = name
+        await corpus.merge()
+    reference = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+    tokens = [analyse(corpus.held[id_][0][0].embedded_text) for id_ in corpus.held]
+    reference.index(tokens, show_progress=False)
+    ours, theirs = [], []
+    for question, text in questions.items():
+        query = query_of(text, np.ones(DIM))
+        found = await corpus.index.search(query, **SEARCH)
+        ours.append(ndcg([names[s.chunk.id] for s in found.lexical], qrels[question]))
+        ranked, _ = reference.retrieve([list(query.terms)], k=10, show_progress=False)
+        theirs.append(ndcg([keys[at] for at in ranked[0]], qrels[question]))
+    assert len(ours) > 50
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.005)
