@@ -1,0 +1,68 @@
+"""One pair of embedded servers for the whole run; a pool and a tenant for each test."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support_rag import store
+from support_rag.db import Database, create_database, migrate
+from support_rag.local import Running, local_servers
+
+if TYPE_CHECKING:
+    from support_rag.jobs import Queue
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Running]:
+    "PostgreSQL, migrated, and Valkey; their data is thrown away."
+    with local_servers() as running:
+        migrate(running.owner_url, app_user=running.app_user)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def superuser_url(servers: Running) -> str:
+    return servers.superuser_url
+
+
+@pytest.fixture(scope="session")
+def owner_url(servers: Running) -> str:
+    return servers.owner_url
+
+
+@pytest.fixture(scope="session")
+def app_url(servers: Running) -> str:
+    return servers.app_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: Running) -> str:
+    return servers.redis_url
+
+
+@pytest.fixture
+async def database(app_url: str) -> AsyncIterator[Database]:
+    "A pool of the application's role."
+    database = create_database(app_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def tenant(database: Database) -> str:
+    "The id of a new tenant that has nothing yet."
+    tenant_id = str(uuid.uuid4())
+    async with database.tenant(tenant_id) as session:
+        await store.create_tenant(session, tenant_id=tenant_id, name="T")
+    return tenant_id
+
+
+@pytest.fixture
+async def queue(redis_url: str) -> "AsyncIterator[Queue]":
+    from support_rag.jobs import Queue
+
+    queue = Queue(redis_url)
+    yield queue
+    await queue.close()
