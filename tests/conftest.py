@@ -9,6 +9,7 @@ import pytest
 from support_rag import store
 from support_rag.db import Database, create_database, migrate
 from support_rag.local import Running, local_servers
+from support_rag.roles import database_url, plain
 
 if TYPE_CHECKING:
     from support_rag.jobs import Queue
@@ -46,6 +47,14 @@ def redis_url(servers: Running) -> str:
 async def database(app_url: str) -> AsyncIterator[Database]:
     "A pool of the application's role."
     database = create_database(app_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def unprotected(superuser_url: str) -> AsyncIterator[Database]:
+    "A pool of the superuser, whom row-level security does not bind: statements must hold alone."
+    database = create_database(plain(database_url(superuser_url), database="support_rag"))
     yield database
     await database.close()
 
