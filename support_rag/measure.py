@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .types import Chunk, Hit, InputInvalid, Record, Span
+from .types import Chunk, Citation, Hit, InputInvalid, Record, Span
 
 # %% auto #0
-__all__ = ['RESAMPLES', 'BLOCK', 'merge', 'count_characters', 'count_shared', 'SpanScores', 'by_document', 'span_scores',
-           'precision_omega', 'distinct_documents', 'hit_at_k', 'recall_at_k', 'mrr_at_k', 'ndcg_at_k', 'auroc',
-           'brier_score', 'expected_calibration_error', 'risk_coverage_area', 'Interval', 'bootstrap_interval',
-           'paired_bootstrap']
+__all__ = ['merge', 'count_characters', 'count_shared', 'SpanScores', 'by_document', 'span_scores', 'precision_omega',
+           'distinct_documents', 'hit_at_k', 'recall_at_k', 'mrr_at_k', 'average_precision_at_k', 'ndcg_at_k',
+           'CitationScores', 'citation_scores', 'auroc', 'finite', 'paired', 'brier_score',
+           'expected_calibration_error', 'risk_coverage_curve', 'risk_coverage_area']
 
 # %% ../nbs/11_measure.ipynb #c006
 def merge(spans: Iterable[Span]) -> tuple[Span, ...]:
@@ -99,17 +99,22 @@ def precision_omega(
     """Return the precision of a retriever that returns every chunk touching a gold span.
 
     `|∪(touching ∩ gold)| / (|∪touching| + gold characters in no chunk)`, in [0, 1], higher is
-    better. Raises `InputInvalid` without gold characters.
+    better. Chunks that only meet a gold span end to end touch it. Raises `InputInvalid` without
+    gold characters.
 
     Source: as `span_scores`, there `precision_omega`.
     """
     wanted = _count_gold(gold)
     found = read = 0
     for document, spans in by_document(c for c in chunks if c.document_id in gold).items():
-        touching = [s for s in spans if any(s.overlap(g) > 0 for g in gold[document])]
+        touching = [s for s in spans if any(_touch(s, g) for g in gold[document])]
         found += count_shared(touching, gold[document])
         read += count_characters(touching)
     return found / (read + wanted - found)
+
+
+def _touch(span: Span, other: Span) -> bool:
+    return max(span.start, other.start) <= min(span.end, other.end)
 
 # %% ../nbs/11_measure.ipynb #c022
 def distinct_documents(hits: Iterable[Hit]) -> tuple[str, ...]:
@@ -148,6 +153,17 @@ def mrr_at_k(ranking: Sequence[str], qrels: Mapping[str, int], *, k: int) -> flo
     return 1 / next(ranks, math.inf)
 
 # %% ../nbs/11_measure.ipynb #c027
+def average_precision_at_k(ranking: Sequence[str], qrels: Mapping[str, int], *, k: int) -> float:
+    """Return `Σ precision at each relevant rank up to k / number of relevant documents`, in [0, 1].
+
+    Source: Manning, Raghavan and Schütze 2008, *Introduction to Information Retrieval*, 8.4, with
+    the divisor of `trec_eval -m map_cut`: documents beyond k count as missed.
+    """
+    relevant = _relevant(qrels, k)
+    ranks = [rank for rank, document in enumerate(ranking[:k], start=1) if document in relevant]
+    return sum(n / rank for n, rank in enumerate(ranks, start=1)) / len(relevant)
+
+# %% ../nbs/11_measure.ipynb #c029
 def ndcg_at_k(ranking: Sequence[str], qrels: Mapping[str, int], *, k: int) -> float:
     """Return `DCG / ideal DCG` of the first k, with `DCG = Σ grade / log2(rank + 1)`, in [0, 1].
 
@@ -163,7 +179,35 @@ def ndcg_at_k(ranking: Sequence[str], qrels: Mapping[str, int], *, k: int) -> fl
 def _dcg(grades: Iterable[int]) -> float:
     return sum(grade / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
 
-# %% ../nbs/11_measure.ipynb #c031
+# %% ../nbs/11_measure.ipynb #c033
+@dataclass(frozen=True, slots=True)
+class CitationScores(Record):
+    "How an answer's citations meet the gold spans. Both in [0, 1], higher is better."
+
+    precision: float  # share of the citations that hold some evidence
+    recall: float  # share of the gold characters that some citation holds
+
+
+def citation_scores(
+    citations: Sequence[Citation],  # of one answer
+    gold: Mapping[str, Sequence[Span]],  # document id → gold spans
+) -> CitationScores:
+    """Return `|citations that meet gold| / |citations|` and `|∪(cited ∩ gold)| / |∪gold|`.
+
+    No citation scores 0. Raises `InputInvalid` without gold characters.
+
+    Source: Gao et al. 2023, *Enabling Large Language Models to Generate Text with Citations*, with
+    overlap with labelled evidence in place of a model's entailment.
+    """
+    wanted = _count_gold(gold)
+    cited: dict[str, list[Span]] = defaultdict(list)
+    for citation in citations:
+        cited[citation.document_id].append(citation.span)
+    right = sum(count_shared([c.span], gold.get(c.document_id, ())) > 0 for c in citations)
+    found = sum(count_shared(spans, cited.get(name, ())) for name, spans in gold.items())
+    return CitationScores(right / len(citations) if citations else 0.0, found / wanted)
+
+# %% ../nbs/11_measure.ipynb #c037
 def auroc(
     scores: ArrayLike,  # (n,) higher means more likely positive
     positive: ArrayLike,  # (n,) booleans, at least one of each
@@ -174,7 +218,7 @@ def auroc(
 
     Source: Hanley and McNeil 1982; it equals the Mann-Whitney U statistic over p·n.
     """
-    values, labels = _paired(scores, positive)
+    values, labels = paired(scores, positive)
     truth = labels > 0
     n_positive, n_negative = int(truth.sum()), int((~truth).sum())
     if n_positive == 0 or n_negative == 0:
@@ -184,8 +228,8 @@ def auroc(
     rank_sum = float(mean_rank[group][truth].sum())
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
-# %% ../nbs/11_measure.ipynb #c033
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
+# %% ../nbs/11_measure.ipynb #c039
+def finite(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
         raise InputInvalid(f"values have shape {array.shape}; a list of at least 1 is needed")
@@ -195,20 +239,20 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def _paired(values: ArrayLike, others: ArrayLike) -> tuple[NDArray[np.float64], ...]:
-    first, second = _finite(values), _finite(others)
+def paired(values: ArrayLike, others: ArrayLike) -> tuple[NDArray[np.float64], ...]:
+    first, second = finite(values), finite(others)
     if first.size != second.size:
         raise InputInvalid(f"{first.size} values against {second.size}; equal numbers are needed")
     return first, second
 
 
 def _probabilities(values: ArrayLike, others: ArrayLike) -> tuple[NDArray[np.float64], ...]:
-    first, second = _paired(values, others)
+    first, second = paired(values, others)
     if first.min() < 0 or first.max() > 1:
         raise InputInvalid(f"confidence is {first.min():g} to {first.max():g}; 0 to 1 is needed")
     return first, second
 
-# %% ../nbs/11_measure.ipynb #c037
+# %% ../nbs/11_measure.ipynb #c043
 def brier_score(confidence: ArrayLike, correct: ArrayLike) -> float:
     "Return `mean (confidence - correct)²`, in [0, 1], lower is better. Source: Brier 1950."
     values, truth = _probabilities(confidence, correct)
@@ -230,79 +274,30 @@ def expected_calibration_error(
     gaps = np.bincount(place, weights=truth - values, minlength=bins)
     return float(np.abs(gaps).sum() / values.size)
 
-# %% ../nbs/11_measure.ipynb #c038
-def risk_coverage_area(
+# %% ../nbs/11_measure.ipynb #c045
+def risk_coverage_curve(
     confidence: ArrayLike,  # (n,) any scale; only its order counts
     correct: ArrayLike,  # (n,) booleans
-) -> float:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return coverages `1/n … 1`, and the error rate of the most confident answers at each.
+
+    Both `(n,)` in [0, 1]. Answers of equal confidence share their mean error, so order does not
+    matter.
+
+    Source: El-Yaniv and Wiener 2010, *On the Foundations of Noise-free Selective Classification*.
+    """
+    values, truth = paired(confidence, correct)
+    _, group, sizes = np.unique(-values, return_inverse=True, return_counts=True)
+    errors = np.repeat(np.bincount(group, weights=1 - truth) / sizes, sizes)
+    answered = np.arange(1, values.size + 1)
+    return answered / values.size, np.cumsum(errors) / answered
+
+
+def risk_coverage_area(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Return the mean over all coverages of the error rate at that coverage, in [0, 1].
 
-    Lower is better. Answers of equal confidence share their mean error, so order does not matter.
+    Lower is better.
 
     Source: Geifman and El-Yaniv 2017, *Selective Classification for Deep Neural Networks*.
     """
-    values, truth = _paired(confidence, correct)
-    _, group, sizes = np.unique(-values, return_inverse=True, return_counts=True)
-    errors = np.repeat(np.bincount(group, weights=1 - truth) / sizes, sizes)
-    return float(np.mean(np.cumsum(errors) / np.arange(1, values.size + 1)))
-
-# %% ../nbs/11_measure.ipynb #c042
-RESAMPLES = 4000  # quantiles of 95 % intervals are then stable to about 3 % of their width
-BLOCK = 2_000_000  # numbers drawn at once, which bounds the memory
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Interval(Record):
-    "A mean with its bootstrap interval."
-
-    mean: float
-    low: float
-    high: float
-    n: int  # questions behind it
-
-    @property
-    def excludes_zero(self) -> bool:
-        "Whether zero lies outside."
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-# %% ../nbs/11_measure.ipynb #c043
-def bootstrap_interval(
-    values: ArrayLike,  # (n,) one per question, all finite
-    *,
-    level: float = 0.95,  # coverage, in (0, 1)
-    seed: int = 0,
-) -> Interval:
-    """Return the mean with its percentile bootstrap interval. Equal input gives an equal interval.
-
-    Raises `InputInvalid` for no value, a value that is not finite, or a level outside (0, 1).
-
-    Source: Efron and Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 13.
-    """
-    array = _finite(values)
-    if not 0 < level < 1:
-        raise InputInvalid(f"level is {level}; a number between 0 and 1 is needed")
-    generator = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    rows = max(1, BLOCK // array.size)
-    for block in (means[at : at + rows] for at in range(0, RESAMPLES, rows)):
-        block[:] = array[generator.integers(0, array.size, (block.size, array.size))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(array.mean()), float(low), float(high), array.size)
-
-# %% ../nbs/11_measure.ipynb #c045
-def paired_bootstrap(
-    values: ArrayLike,  # (n,) one per question
-    others: ArrayLike,  # (n,) of the same questions in the same order
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return the interval of the mean difference `values - others`.
-
-    Source: Sakai 2006, *Evaluating Evaluation Metrics based on the Bootstrap*.
-    """
-    first, second = _paired(values, others)
-    return bootstrap_interval(first - second, level=level, seed=seed)
+    return float(risk_coverage_curve(confidence, correct)[1].mean())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from support_rag.labels import (
@@ -14,8 +16,11 @@ from support_rag.labels import (
     SPLIT_ENDS,
     Labels,
     LabelsInvalid,
+    corpus_digest,
     count_labels,
+    labels_from_frame,
     load_labels,
+    questions_digest,
     sample,
     split_of,
     take_split,
@@ -53,6 +58,10 @@ class Folder:
         ]
 
     def load(self) -> Labels:
+        self.write()
+        return load_labels(self.path)
+
+    def write(self) -> None:
         self._jsonl("corpus.jsonl", self.corpus)
         self._jsonl("queries.jsonl", self.queries)
         lines = [("query-id", "corpus-id", "score"), *self.qrels]
@@ -60,7 +69,6 @@ class Folder:
         (self.path / "qrels.tsv").write_text(text, encoding="utf-8")
         if self.spans is not None:
             self._jsonl("spans.jsonl", self.spans)
-        return load_labels(self.path)
 
     def _jsonl(self, name: str, rows: Rows) -> None:
         # as published sets are written: characters such as U+2028 unescaped inside strings
@@ -130,6 +138,86 @@ def test_a_corpus_of_files_is_parsed_as_uploads_are(folder: Folder) -> None:
     assert [document.id for document in labels.corpus] == ["a/kiosk.md", "plans.html"]
     assert "Team & more" in labels.corpus[1].text
     assert "<p>" not in labels.corpus[1].text
+
+
+def test_a_folder_as_beir_publishes_it(folder: Folder) -> None:
+    for row in (*folder.corpus, *folder.queries):
+        row["_id"] = row.pop("id")
+        row["metadata"] = {}
+    folder.queries.append({"_id": "q8", "text": "Of another split"})
+    folder.write()
+    (folder.path / "qrels").mkdir()
+    (folder.path / "qrels.tsv").rename(folder.path / "qrels" / "test.tsv")
+    labels = load_labels(folder.path)
+    assert [question.id for question in labels.questions] == ["q1", "q2", "q3"]
+    assert labels.qrels["q3"] == {"https://help.example/plans#team": 2}
+    with (folder.path / "qrels" / "test.tsv").open("a") as file:
+        file.write("q1\tgone\t1\n")
+    with pytest.raises(LabelsInvalid, match=r"qrels/test\.tsv:5: there is no document 'gone'"):
+        load_labels(folder.path)
+
+
+def test_a_span_without_offsets_stands_where_its_text_stands(folder: Folder) -> None:
+    folder.spans = [{"query_id": "q1", "doc_id": "kiosk", "text": QUOTE}]
+    assert folder.load().spans == {"q1": {"kiosk": (Span(AT, AT + 19),)}}
+    folder.spans = [{"query_id": "q1", "doc_id": "kiosk", "text": "K"}]
+    with pytest.raises(LabelsInvalid, match=r"spans\.jsonl:1: 'K' stands 2 times in 'kiosk'"):
+        folder.load()
+
+
+def test_a_corpus_twice_is_a_fault(folder: Folder) -> None:
+    folder.load()
+    (folder.path / "corpus").mkdir()
+    with pytest.raises(LabelsInvalid, match="there is a corpus folder too: keep one"):
+        load_labels(folder.path)
+
+
+# ---------------------------------------------------------------- tables
+
+
+ARTICLES = pd.DataFrame(
+    {"id": ["kiosk", "7"], "text": [KIOSK, "Team costs 4.50 EUR. Solo is free."]}
+)
+SHEET = pd.DataFrame(
+    [
+        ("How long can a kiosk be offline?", "kiosk", QUOTE, None),
+        ("What do the plans cost?", 7, "Team costs 4.50 EUR.", 2),
+        ("What do the plans cost?", 7, "Solo is free.", 2),
+        ("Who won?", None, None, None),
+    ],
+    columns=["text", "document_id", "evidence", "grade"],
+)
+
+
+def test_a_frame_and_its_csv_give_the_same_labels(tmp_path: Path) -> None:
+    framed = labels_from_frame(SHEET, corpus=ARTICLES)
+    SHEET.to_csv(tmp_path / "sheet.csv", index=False)
+    ARTICLES.to_csv(tmp_path / "articles.csv", index=False)
+    assert labels_from_frame(tmp_path / "sheet.csv", corpus=tmp_path / "articles.csv") == framed
+    assert count_labels(framed) == {
+        "documents": 2,
+        "questions": 3,
+        "unanswerable": 1,
+        "spans": 3,
+    }
+    kiosk, plans, _ = (question.id for question in framed.questions)
+    assert framed.spans[kiosk] == {"kiosk": (Span(AT, AT + 19),)}
+    assert framed.qrels == {kiosk: {"kiosk": 1}, plans: {"7": 2}}
+
+
+def test_an_id_of_a_frame_does_not_depend_on_the_order() -> None:
+    straight = labels_from_frame(SHEET, corpus=ARTICLES)
+    turned = labels_from_frame(SHEET.iloc[::-1], corpus=ARTICLES)
+    assert {q.id for q in straight.questions} == {q.id for q in turned.questions}
+    assert straight.spans == turned.spans
+
+
+def test_a_frame_names_the_line_of_its_fault(tmp_path: Path) -> None:
+    wrong = SHEET.copy()
+    wrong.loc[2, "document_id"] = "8"
+    wrong.to_csv(tmp_path / "sheet.csv", index=False)
+    with pytest.raises(LabelsInvalid, match=r"sheet\.csv:4: there is no document '8'"):
+        labels_from_frame(tmp_path / "sheet.csv", corpus=ARTICLES)
 
 
 # ---------------------------------------------------------------- what does not
@@ -361,3 +449,27 @@ def test_a_sample_is_deterministic_and_nested(help_centre: Labels) -> None:
     assert set(small.qrels) == {q.id for q in small.questions if q.answerable}
     with pytest.raises(InputInvalid, match="n is 0"):
         sample(help_centre, 0)
+    with pytest.raises(InputInvalid, match="distractors -1"):
+        sample(help_centre, 1, distractors=-1)
+
+
+def test_a_small_corpus_keeps_what_is_relevant(help_centre: Labels) -> None:
+    small = sample(help_centre, 20, distractors=10)
+    kept = {document.id for document in small.corpus}
+    relevant = {name for graded in small.qrels.values() for name in graded}
+    assert relevant < kept
+    assert len(kept - relevant) == 10
+    assert [d for d in help_centre.corpus if d.id in kept] == list(small.corpus)
+
+
+def test_digests_change_with_what_they_name_and_nothing_else(folder: Folder) -> None:
+    labels = folder.load()
+    names = corpus_digest(labels.corpus), questions_digest(labels)
+    again = load_labels(folder.path)
+    assert (corpus_digest(again.corpus), questions_digest(again)) == names
+    moved = replace(labels, spans={"q1": {"kiosk": (Span(AT, AT + 8),)}})
+    asked = replace(labels, questions=labels.questions[:2])
+    graded = replace(labels, qrels={**labels.qrels, "q1": {"kiosk": 2}})
+    assert len({names[1], *(questions_digest(x) for x in (moved, asked, graded))}) == 4
+    document = replace(labels.corpus[0], title="Other")
+    assert corpus_digest((document, *labels.corpus[1:])) != names[0]
