@@ -1,4 +1,4 @@
-"""Every metric against a second way to compute it: by hand, by brute force, or by ragas."""
+"""Every metric against a second way to compute it: another library, or brute force."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ import itertools
 import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
+import ir_measures
 import numpy as np
 import pytest
+from ir_measures import AP, RR, R, Success, nDCG
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, precision_recall_curve, roc_auc_score
 
+from support_rag.chunk import chunk as chunks_of
+from support_rag.chunk import count_tokens
+from support_rag.labels import Labels, load_labels
 from support_rag.measure import (
-    RESAMPLES,
+    CitationScores,
     auroc,
-    bootstrap_interval,
+    average_precision_at_k,
     brier_score,
+    citation_scores,
     count_characters,
     count_shared,
     distinct_documents,
@@ -24,14 +37,18 @@ from support_rag.measure import (
     merge,
     mrr_at_k,
     ndcg_at_k,
-    paired_bootstrap,
     precision_omega,
     recall_at_k,
     risk_coverage_area,
+    risk_coverage_curve,
     span_scores,
 )
-from support_rag.types import Chunk, Hit, InputInvalid, Span, chunk_id
+from support_rag.release import ChunkParameters, resource
+from support_rag.types import Chunk, Citation, Hit, InputInvalid, Span, chunk_id
+from tests.recursive_splitter import SEPARATORS, recursive_chunks
 
+ROOT = Path(__file__).parent.parent
+LABELLED = ROOT / os.environ.get("SUPPORT_RAG_LABELLED", "../shared/labelled")
 SEEDS = range(25)
 
 
@@ -88,11 +105,16 @@ def test_span_scores_equal_counting_characters(seed: int) -> None:
     assert scores.iou == pytest.approx(found / (total + len(wanted - read)))
 
 
+def meets(span: Span, other: Span) -> bool:
+    return not (span.end < other.start or other.end < span.start)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_precision_omega_equals_counting_characters(seed: int) -> None:
     chunks, gold = random_case(seed)
     wanted = characters(gold)
-    touching = [c for c in chunks if characters({c.document_id: [c.span]}) & wanted]
+    # a chunk that only meets the evidence end to end touches it too
+    touching = [c for c in chunks if any(meets(c.span, g) for g in gold.get(c.document_id, ()))]
     read: set[tuple[str, int]] = set()
     for c in touching:
         read |= characters({c.document_id: [c.span]})
@@ -109,10 +131,10 @@ def test_span_scores_follow_the_published_definition() -> None:
     scores = span_scores(retrieved, gold)
     assert (scores.recall, scores.precision, scores.iou) == (60 / 100, 60 / 300, 60 / 340)
     corpus = [chunk("sotu", start, start + 50) for start in range(0, 400, 50)]
-    # touching: 100-150, 150-200 and 300-350
-    assert precision_omega(corpus, gold) == 100 / 150
-    # without the last, 40 gold characters lie in no chunk
-    assert precision_omega(corpus[:4], gold) == 60 / (100 + 40)
+    # touching: 50-100 and 250-300 end to end, 100-150, 150-200 and 300-350
+    assert precision_omega(corpus, gold) == 100 / 250
+    # without the second half, 40 gold characters lie in no chunk
+    assert precision_omega(corpus[:4], gold) == 60 / (150 + 40)
 
 
 def test_spans_without_evidence_are_refused() -> None:
@@ -121,6 +143,107 @@ def test_spans_without_evidence_are_refused() -> None:
             span_scores([chunk("a", 0, 5)], gold)
         with pytest.raises(InputInvalid, match="0 gold characters"):
             precision_omega([chunk("a", 0, 5)], gold)
+
+
+# ---------------------------------------------------------------- published figures
+
+
+def as_published(
+    retrieved: Sequence[Chunk], gold: Mapping[str, Sequence[Span]]
+) -> tuple[float, ...]:
+    """Recall, precision and IoU over lists of flags, one for each character of each document.
+
+    Written from the definitions in the description of `chroma_chunking`, without spans.
+    """
+    ends = [s.end for spans in gold.values() for s in spans] + [c.span.end for c in retrieved]
+    evidence = {name: np.zeros(max(ends), dtype=bool) for name in gold}
+    seen = {name: np.zeros(max(ends), dtype=bool) for name in gold}
+    for name, spans in gold.items():
+        for span in spans:
+            evidence[name][span.start : span.end] = True
+    for c in retrieved:
+        if c.document_id in seen:
+            seen[c.document_id][c.span.start : c.span.end] = True
+    found = sum(int((evidence[name] & seen[name]).sum()) for name in gold)
+    wanted = sum(int(flags.sum()) for flags in evidence.values())
+    read = sum(len(c.text) for c in retrieved)  # repeats and wrong documents included
+    missed = sum(int((evidence[name] & ~seen[name]).sum()) for name in gold)
+    return found / wanted, found / read, found / (read + missed)
+
+
+@cache
+def chroma() -> tuple[Labels, bool]:
+    "The labels of the published evaluation, or the help centre's, and which of the two it is."
+    folder = LABELLED / "chroma_chunking"
+    if folder.is_dir():
+        return load_labels(folder), True
+    warnings.warn(f"{folder} is not there: the published figures are not compared", stacklevel=1)
+    return load_labels(resource("data/help_centre")), False
+
+
+PUBLISHED = {(800, 400): 6.7, (400, 200): 13.9, (400, 0): 17.7, (200, 0): 29.9}  # percent
+
+
+def mean_omega(labels: Labels, chunks: Sequence[Chunk]) -> float:
+    judged = [precision_omega(chunks, gold) for gold in labels.spans.values()]
+    return 100 * sum(judged) / len(judged)
+
+
+def test_precision_omega_of_a_recursive_splitter_is_the_published_one() -> None:
+    labels, is_published = chroma()
+    found = {}
+    for size, overlap in PUBLISHED:
+        cut = [
+            piece
+            for document in labels.corpus
+            for piece in recursive_chunks(document, size=size, overlap=overlap)
+        ]
+        found[size, overlap] = round(mean_omega(labels, cut), 1)
+    if is_published:
+        assert found == PUBLISHED
+    else:
+        figures = list(found.values())
+        assert figures == sorted(figures), "smaller chunks with less overlap are purer"
+
+
+def test_cuts_at_sentences_are_purer_than_cuts_anywhere() -> None:
+    labels, _ = chroma()
+    for size in (200, 400):
+        purity = {}
+        for mode in ("structure", "sentence", "fixed"):
+            parameters = ChunkParameters(mode=mode, size_tokens=size)
+            cut = [piece for document in labels.corpus for piece in chunks_of(document, parameters)]
+            purity[mode] = mean_omega(labels, cut)
+        assert min(purity["structure"], purity["sentence"]) > purity["fixed"]
+
+
+def test_the_splitter_of_these_tests_is_langchains() -> None:
+    labels, _ = chroma()
+    for document in labels.corpus[:2]:
+        theirs = RecursiveCharacterTextSplitter(
+            separators=list(SEPARATORS),
+            chunk_size=120,
+            chunk_overlap=40,
+            length_function=count_tokens,
+            keep_separator=True,
+        ).split_text(document.text[:60_000])
+        ours = recursive_chunks(
+            replace(document, text=document.text[:60_000]), size=120, overlap=40
+        )
+        assert [piece.text for piece in ours] == theirs
+
+
+def test_span_scores_equal_the_published_definitions() -> None:
+    labels, _ = chroma()
+    parameters = ChunkParameters(mode="fixed", size_tokens=100, overlap_tokens=50)
+    cut = [piece for document in labels.corpus for piece in chunks_of(document, parameters)]
+    random_ = random.Random(3)
+    for gold in random_.sample(list(labels.spans.values()), k=60):
+        near = [c for c in cut if any(c.span.overlap(g) for g in gold.get(c.document_id, ()))]
+        retrieved = random_.sample(near, k=min(3, len(near))) + random_.sample(cut, k=2)
+        scores = span_scores(retrieved, gold)
+        expected = as_published(retrieved, gold)
+        assert (scores.recall, scores.precision, scores.iou) == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- rankings
@@ -170,7 +293,35 @@ def test_ndcg_divides_by_the_best_permutation(seed: int) -> None:
     assert ndcg_at_k(documents, qrels, k=k) == pytest.approx(dcg(documents) / best)
 
 
-@pytest.mark.parametrize("metric", [hit_at_k, mrr_at_k, recall_at_k, ndcg_at_k])
+IR_MEASURES = {
+    hit_at_k: Success,
+    recall_at_k: R,
+    mrr_at_k: RR,
+    average_precision_at_k: AP,
+    ndcg_at_k: nDCG,
+}
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 100])
+@pytest.mark.parametrize("metric", IR_MEASURES)
+def test_rank_metrics_equal_ir_measures(metric: Callable[..., float], k: int) -> None:
+    random_ = random.Random(k)
+    documents = [f"d{n}" for n in range(120)]
+    qrels, run, expected = {}, {}, {}
+    for question in (f"q{n}" for n in range(40)):
+        judged = random_.sample(documents, k=random_.randint(1, 12))
+        qrels[question] = {name: random_.randrange(4) for name in judged} | {judged[0]: 1}
+        ranking = random_.sample(documents, k=random_.randint(1, 110))
+        run[question] = {name: 1 / rank for rank, name in enumerate(ranking, 1)}
+        expected[question] = metric(ranking, qrels[question], k=k)
+    measure = IR_MEASURES[metric] @ k
+    theirs = {m.query_id: m.value for m in ir_measures.iter_calc([measure], qrels, run)}
+    assert theirs == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "metric", [hit_at_k, mrr_at_k, recall_at_k, average_precision_at_k, ndcg_at_k]
+)
 def test_rank_metrics_refuse_what_is_undefined(metric: Callable[..., float]) -> None:
     with pytest.raises(InputInvalid, match="0 relevant documents"):
         metric(RANKING, {"d1": 0}, k=5)
@@ -208,6 +359,24 @@ async def test_ragas_agrees_on_document_recall() -> None:
         theirs = await NonLLMContextRecall().single_turn_ascore(sample)
         chunks = [chunk("doc", spans[i].start, spans[i].end) for i in found]
         assert span_scores(chunks, gold).recall == pytest.approx(theirs)
+
+
+# ---------------------------------------------------------------- citations
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_citation_scores_equal_counting_characters(seed: int) -> None:
+    chunks, gold = random_case(seed)
+    citations = [Citation(1, c.id, c.document_id, "", "", c.span, c.text) for c in chunks]
+    wanted = characters(gold)
+    held = [characters({c.document_id: [c.span]}) & wanted for c in citations]
+    scores = citation_scores(citations, gold)
+    assert scores.precision == pytest.approx(sum(map(bool, held)) / len(citations))
+    assert scores.recall == pytest.approx(len(set().union(*held)) / len(wanted))
+    assert scores.recall == span_scores(chunks, gold).recall
+    assert citation_scores([], gold) == CitationScores(0.0, 0.0)
+    with pytest.raises(InputInvalid, match="0 gold characters"):
+        citation_scores(citations, {})
 
 
 # ---------------------------------------------------------------- confidence
@@ -260,6 +429,31 @@ def test_calibration_equals_a_loop(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_confidence_metrics_equal_scikit_learn(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    confidence = generator.integers(0, 101, size=300) / 100  # ties, and values on bin edges
+    correct = generator.random(300) < confidence
+    assert auroc(confidence, correct) == pytest.approx(roc_auc_score(correct, confidence))
+    assert brier_score(confidence, correct) == pytest.approx(brier_score_loss(correct, confidence))
+
+    # their bins hold their upper edge, ours the lower one: move the values off the edges
+    inside = np.clip(confidence, 0.004, 0.996) + 0.003
+    share_right, mean = calibration_curve(correct, inside, n_bins=10, strategy="uniform")
+    sizes = np.histogram(inside, bins=np.linspace(0, 1, 11))[0]
+    gap = np.abs(share_right - mean) @ (sizes[sizes > 0] / 300)
+    assert expected_calibration_error(inside, correct) == pytest.approx(gap)
+
+    # where no tie is cut, the error rate is 1 - their precision at that threshold
+    coverage, risk = risk_coverage_curve(confidence, correct)
+    precision, _, thresholds = precision_recall_curve(correct, confidence)
+    for threshold, right in zip(thresholds, precision, strict=False):
+        n = int((confidence >= threshold).sum())
+        assert risk[n - 1] == pytest.approx(1 - right)
+        assert coverage[n - 1] == pytest.approx(n / 300)
+    assert risk_coverage_area(confidence, correct) == pytest.approx(risk.mean())
+
+
 def test_confidence_outside_its_range_is_refused() -> None:
     with pytest.raises(InputInvalid, match=r"0 to 1\.5"):
         brier_score([0.0, 1.5], [False, True])
@@ -267,61 +461,6 @@ def test_confidence_outside_its_range_is_refused() -> None:
         expected_calibration_error([-0.5, 1.0], [False, True])
 
 
-# ---------------------------------------------------------------- intervals
-
-
-def test_bootstrap_of_a_tiny_sample_equals_all_resamples() -> None:
-    "With three values, all 27 resamples can be written down."
-    values = [0.0, 0.2, 1.0]
-    means = sorted(sum(draw) / 3 for draw in itertools.product(values, repeat=3))
-    interval = bootstrap_interval(values, level=0.8)
-    assert interval.mean == pytest.approx(0.4)
-    low, high = np.quantile(means, [0.1, 0.9])
-    assert interval.low == pytest.approx(low, abs=0.07)
-    assert interval.high == pytest.approx(high, abs=0.07)
-
-
-def test_bootstrap_interval_is_near_the_normal_one_for_many_values() -> None:
-    values = np.random.default_rng(3).normal(0.5, 0.2, size=400)
-    interval = bootstrap_interval(values)
-    half = 1.96 * values.std() / math.sqrt(400)
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(11)
-    intervals = [bootstrap_interval(generator.random(60), level=0.9) for _ in range(200)]
-    covered = sum(interval.low <= 0.5 <= interval.high for interval in intervals)
-    assert 165 <= covered <= 195  # 180 expected; five standard deviations are 21
-
-
-def test_bootstrap_is_repeatable_and_block_free() -> None:
-    values = np.random.default_rng(5).random(3000)  # needs several blocks
-    assert 3000 * RESAMPLES > 2_000_000
-    assert bootstrap_interval(values) == bootstrap_interval(list(values))
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-
-
-def test_paired_bootstrap_is_the_interval_of_the_differences() -> None:
-    generator = np.random.default_rng(9)
-    a, b = generator.random(50), generator.random(50)
-    assert paired_bootstrap(a, b) == bootstrap_interval(a - b)
-    assert paired_bootstrap(a, b).mean == pytest.approx(-paired_bootstrap(b, a).mean)
-    assert paired_bootstrap(a, a).low == paired_bootstrap(a, a).high == 0.0
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: bootstrap_interval([]), r"shape \(0,\)"),
-        (lambda: bootstrap_interval([[0.1]]), r"shape \(1, 1\)"),
-        (lambda: bootstrap_interval([0.1, math.inf]), "1 of 2 values"),
-        (lambda: bootstrap_interval([0.1], level=95), "level is 95"),
-        (lambda: paired_bootstrap([0.1, 0.2], [0.1]), "2 values against 1"),
-        (lambda: auroc([0.1, 0.2], [True, True]), "2 positive, 0 negative"),
-    ],
-)
-def test_statistics_name_the_value_that_is_wrong(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(InputInvalid, match=message):
-        call()
+def test_one_class_alone_has_no_auroc() -> None:
+    with pytest.raises(InputInvalid, match="2 positive, 0 negative"):
+        auroc([0.1, 0.2], [True, True])
