@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
+from uvicorn import Config, Server
 
 import support_rag
 from . import auth, conversations, documents, operations, search
@@ -44,7 +44,7 @@ from .types import SettingsInvalid, Unavailable
 # %% auto #0
 __all__ = ['CLOSING_SECONDS', 'SUMMARY', 'TAGS', 'EVERY_ERROR', 'UPLOAD_BYTES', 'WATCHED', 'LAYERS', 'ROUTERS', 'GRACE_SECONDS',
            'BACKLOG', 'warm', 'hold', 'Application', 'operation_id', 'endpoint_of', 'create_app', 'refuse_unsafe',
-           'listen', 'serve']
+           'listen', 'server_config', 'serve']
 
 # %% ../nbs/36_app.ipynb #c006
 CLOSING_SECONDS = 7.0  # for replies under way, when no client waits any more
@@ -211,6 +211,21 @@ def listen(host: str, port: int) -> socket.socket:
             "SUPPORT_RAG_PORT, or stop what uses it"
         ) from error
 
+# %% ../nbs/36_app.ipynb #c026
+def server_config(app: FastAPI, *, protocol: type[asyncio.Protocol] = GuardedProtocol) -> Config:
+    "Return how an application is served."
+    return Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
 
 def serve(settings: ServiceSettings) -> None:
     "Serve until a signal says stop."
@@ -221,16 +236,5 @@ def serve(settings: ServiceSettings) -> None:
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         structlog.get_logger("serve").info("listening", host=host, port=port)
-        config = uvicorn.Config(
-            app,
-            http=GuardedProtocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(server_config(app)).run(sockets=[listener])
