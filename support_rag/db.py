@@ -18,20 +18,20 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pgvector.sqlalchemy import HALFVEC
-from psycopg import sql
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from .roles import database_url
 from .types import InputInvalid, NotFound, SettingsInvalid, SupportRagError, Unavailable
 
 # %% auto #0
 __all__ = ['UNSTORABLE', 'metadata', 'TYPES', 'tenants', 'users', 'sign_ins', 'jobs', 'GLOBAL_TABLES', 'documents',
            'staged_vectors', 'indexes', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages', 'RETRY',
-           'SET_TENANT', 'GRANTS', 'MIGRATE_LOCK', 'ROLE_FAULTS', 'TABLE_FAULTS', 'storable', 'Text', 'dump_json',
-           'table', 'unavailable', 'translated', 'Database', 'commit', 'driver', 'database_url', 'create_database',
-           'compose', 'plain', 'create_roles', 'migrations', 'head', 'migrate', 'schema_version', 'check_roles']
+           'SET_TENANT', 'MIGRATE_LOCK', 'ROLE_FAULTS', 'TABLE_FAULTS', 'storable', 'Text', 'dump_json', 'table',
+           'unavailable', 'translated', 'Database', 'commit', 'driver', 'create_database', 'migrations', 'head',
+           'migrate', 'schema_version', 'check_roles']
 
 # %% ../nbs/23_db.ipynb #c006
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -271,17 +271,6 @@ async def driver(session: AsyncSession) -> psycopg.AsyncConnection[Any]:
     return cast("psycopg.AsyncConnection[Any]", connection.driver_connection)
 
 # %% ../nbs/23_db.ipynb #c036
-def database_url(url: str) -> sa.URL:
-    "Return `url` for the psycopg 3 driver, or raise `SettingsInvalid`."
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise SettingsInvalid("not a database URL; write postgresql://user:pw@host/db") from error
-    if parsed.get_backend_name() != "postgresql":
-        raise SettingsInvalid(f"{parsed.drivername}:// is no PostgreSQL URL; write postgresql://…")
-    return parsed.set(drivername="postgresql+psycopg")
-
-
 def create_database(
     url: str,
     *,
@@ -295,6 +284,7 @@ def create_database(
         "idle_in_transaction_session_timeout": 60_000,
         "lock_timeout": 10_000,
         "plan_cache_mode": "force_custom_plan",
+        "jit": "off",  # compiling costs more than any statement here takes
         "random_page_cost": 1.1,  # indexes fit in memory, or are on a disk without a head
     }
     engine = create_async_engine(
@@ -314,54 +304,6 @@ def create_database(
     return Database(engine, exhausted=f"all {pool_size} database connections are in use")
 
 # %% ../nbs/23_db.ipynb #c038
-def compose(statement: str, **names: str) -> sql.Composed:
-    "Fill `{names}` into a statement as identifiers; `{password}` as a literal."
-    password = sql.Literal(names.pop("password", ""))
-    quoted = {name: sql.Identifier(value) for name, value in names.items()}
-    return sql.SQL(statement).format(**quoted, password=password)
-
-
-GRANTS = (
-    "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
-    "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {app}",
-)
-
-
-def plain(url: sa.URL, **changes: Any) -> str:
-    "Return a URL with its password, as psycopg reads it."
-    return url.set(drivername="postgresql", **changes).render_as_string(hide_password=False)
-
-
-def create_roles(
-    superuser_url: str,
-    *,
-    owner_password: str,
-    app_password: str,
-    owner: str = "support_rag_owner",
-    app: str = "support_rag_app",
-    database: str = "support_rag",
-) -> tuple[str, str]:
-    "Create both roles, the database and the vector extension; return the owner's and app's URLs."
-    url, passwords = database_url(superuser_url), {owner: owner_password, app: app_password}
-    with psycopg.connect(plain(url), autocommit=True) as server:
-        roles = {name for (name,) in server.execute("SELECT rolname FROM pg_roles")}
-        for role, password in passwords.items():
-            verb = "ALTER" if role in roles else "CREATE"
-            rights = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS PASSWORD {password}"
-            server.execute(compose(f"{verb} ROLE {{role}} {rights}", role=role, password=password))
-        known = server.execute("SELECT FROM pg_database WHERE datname = %s", [database]).fetchone()
-        creation = () if known is not None else ("CREATE DATABASE {database} OWNER {owner}",)
-        for statement in (*creation, *GRANTS):
-            server.execute(compose(statement, database=database, owner=owner, app=app))
-    with psycopg.connect(plain(url, database=database)) as server:
-        server.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    as_owner, as_app = (
-        plain(url, database=database, username=role, password=password)
-        for role, password in passwords.items()
-    )
-    return as_owner, as_app
-
-# %% ../nbs/23_db.ipynb #c040
 MIGRATE_LOCK = 5_220_861_973  # any constant: one number, one migrator at a time
 
 
@@ -394,12 +336,10 @@ def migrate(owner_url: str, *, app_user: str) -> str:
             connection.exec_driver_sql(f"GRANT {grant} TO {app}")
         return str(MigrationContext.configure(connection).get_current_revision())
 
-# %% ../nbs/23_db.ipynb #c042
+# %% ../nbs/23_db.ipynb #c040
 ROLE_FAULTS = sa.text("""
-    SELECT 'the role is a superuser' FROM pg_roles WHERE rolname = current_user AND rolsuper
-    UNION ALL
-    SELECT 'the role bypasses row-level security'
-    FROM pg_roles WHERE rolname = current_user AND rolbypassrls
+    SELECT 'the role can act as ' || rolname || ', whom row-level security does not bind'
+    FROM pg_roles WHERE (rolsuper OR rolbypassrls) AND pg_has_role(current_user, oid, 'MEMBER')
     UNION ALL
     SELECT 'the role owns ' || count(*) || ' tables, such as ' || min(relname) FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
@@ -408,12 +348,15 @@ ROLE_FAULTS = sa.text("""
 """)
 
 TABLE_FAULTS = sa.text("""
-    SELECT 'no forced row-level security on ' || c.relname FROM pg_class c
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+    SELECT 'row-level security does not protect ' || c.relname FROM pg_class c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'm')
       AND c.relname <> ALL (:allowed)
       AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (
-        SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd = '*'
-          AND p.polqual IS NOT NULL AND p.polwithcheck IS NOT NULL))
+        SELECT FROM pg_policy, pg_get_expr(polqual, polrelid) AS shown,
+            pg_get_expr(polwithcheck, polrelid) AS written
+        WHERE polrelid = c.oid
+        HAVING count(*) = 1 AND bool_and(polcmd = '*' AND shown = written
+            AND shown LIKE '(tenant_id = %app.tenant_id%')))
 """)
 
 

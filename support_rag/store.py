@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, ClassVar, Literal, TypeVar
@@ -22,10 +22,11 @@ from .types import Block, Conflict, Document, NotFound, Record, Span
 # %% auto #0
 __all__ = ['R', 'Position', 'UserRole', 'DocumentStatus', 'Acceptance', 'SAME', 'IndexStatus', 'Stored', 'new_id', 'owned',
            'find', 'get', 'get_owned', 'list_newest', 'TenantRecord', 'UserRecord', 'SignInRecord', 'sign_in_key',
-           'create_tenant', 'create_user', 'get_tenant', 'get_user', 'find_sign_in', 'DocumentRecord',
-           'accept_document', 'get_document', 'list_documents', 'count_documents', 'get_content', 'get_extracted',
-           'update_version', 'set_status', 'fail', 'store_ready', 'delete_chunks', 'delete_document', 'IndexRecord',
-           'create_index', 'get_index', 'find_active_index', 'list_indexes', 'set_index_status', 'delete_index']
+           'create_tenant', 'create_user', 'get_tenant', 'get_user', 'find_sign_in', 'list_tenant_ids',
+           'DocumentRecord', 'hash_of', 'accept_document', 'add_version', 'get_document', 'get_documents',
+           'list_documents', 'get_content', 'get_extracted', 'update_version', 'set_status', 'fail', 'store_ready',
+           'IndexRecord', 'create_index', 'get_index', 'find_active_index', 'list_indexes', 'set_index_status',
+           'delete_chunks', 'delete_document', 'delete_index']
 
 # %% ../nbs/24_store.ipynb #c006
 class Stored(Record):
@@ -53,7 +54,7 @@ def owned(table: sa.Table, tenant_id: str, **values: Any) -> sa.ColumnElement[bo
     same = (table.c[name] == value for name, value in values.items())
     return sa.and_(table.c.tenant_id == tenant_id, *same)
 
-
+# %% ../nbs/24_store.ipynb #c010
 async def find(session: AsyncSession, record: type[R], statement: Any) -> R | None:
     "Return the record that a statement finds or changes, or None."
     row = (await session.execute(statement)).one_or_none()
@@ -72,7 +73,7 @@ async def get_owned(session: AsyncSession, record: type[R], tenant_id: str, **va
     where = owned(record.table, tenant_id, **values)
     return await get(session, record, sa.select(*record.columns()).where(where))
 
-# %% ../nbs/24_store.ipynb #c008
+# %% ../nbs/24_store.ipynb #c015
 Position = tuple[datetime, str]  # created_at and id of the last record of the page before
 
 
@@ -89,12 +90,11 @@ async def list_newest(
     query = sa.select(*record.columns()).where(where)
     if after is not None:
         moment, last_id = after
-        same_moment = sa.and_(c.created_at == moment, c.id > last_id)
-        query = query.where(sa.or_(c.created_at < moment, same_moment))
+        query = query.where(c.created_at <= moment, sa.or_(c.created_at < moment, c.id > last_id))
     query = query.order_by(c.created_at.desc(), c.id).limit(limit)
     return [record(*row) for row in await session.execute(query)]
 
-# %% ../nbs/24_store.ipynb #c010
+# %% ../nbs/24_store.ipynb #c017
 UserRole = Literal["owner", "admin", "agent", "customer"]
 
 
@@ -131,7 +131,7 @@ class SignInRecord(Stored):
     tenant_id: str
     user_id: str
 
-# %% ../nbs/24_store.ipynb #c012
+# %% ../nbs/24_store.ipynb #c019
 def sign_in_key(email: str) -> str:
     "Return the key of an address: letter case and outer spaces do not matter."
     return f"email:{email.strip().lower()}"
@@ -156,7 +156,7 @@ async def create_user(
     new = sa.insert(db.users).values(tenant_id=tenant_id, id=user_id, **values)
     return await get(session, UserRecord, new.returning(*UserRecord.columns()))
 
-# %% ../nbs/24_store.ipynb #c013
+# %% ../nbs/24_store.ipynb #c023
 async def get_tenant(session: AsyncSession, *, tenant_id: str) -> TenantRecord:
     "Return the tenant of this session."
     return await get_owned(session, TenantRecord, tenant_id)
@@ -172,7 +172,13 @@ async def find_sign_in(session: AsyncSession, *, email: str) -> SignInRecord | N
     query = sa.select(*SignInRecord.columns())
     return await find(session, SignInRecord, query.where(db.sign_ins.c.key == sign_in_key(email)))
 
-# %% ../nbs/24_store.ipynb #c015
+
+async def list_tenant_ids(session: AsyncSession) -> list[str]:
+    "Return the ids of all tenants that somebody can sign in to, sorted. Works without a tenant."
+    tenant_id = db.sign_ins.c.tenant_id
+    return list(await session.scalars(sa.select(tenant_id).distinct().order_by(tenant_id)))
+
+# %% ../nbs/24_store.ipynb #c027
 DocumentStatus = Literal[
     "pending", "parsing", "chunking", "embedding", "storing", "ready", "failed"
 ]
@@ -203,9 +209,14 @@ class DocumentRecord(Stored):
     updated_at: datetime = field(repr=False)
     ready_at: datetime | None = field(repr=False)
 
-# %% ../nbs/24_store.ipynb #c017
+# %% ../nbs/24_store.ipynb #c029
 Acceptance = Literal["created", "replaced", "retried", "unchanged"]
 SAME = ("content_hash", "title", "content_type", "metadata")  # all equal: nothing to do
+
+
+def hash_of(content: bytes) -> str:
+    "Return the SHA-256 of a document's bytes: its source where none is given."
+    return hashlib.sha256(content).hexdigest()
 
 
 async def accept_document(
@@ -219,7 +230,7 @@ async def accept_document(
     metadata: Mapping[str, Any] | None = None,
 ) -> tuple[DocumentRecord, Acceptance]:
     "Store bytes as a new document or a new version, or find that nothing changed."
-    content_hash = hashlib.sha256(content).hexdigest()
+    content_hash = hash_of(content)
     values: dict[str, Any] = {"title": title, "content_type": content_type, "content": content}
     values |= {"source": source or content_hash, "content_hash": content_hash}
     values |= {"metadata": dict(metadata or {}), "n_bytes": len(content)}
@@ -228,6 +239,15 @@ async def accept_document(
     created = await find(session, DocumentRecord, new.returning(*DocumentRecord.columns()))
     if created is not None:
         return created, "created"
+    return await add_version(session, tenant_id, values)
+
+# %% ../nbs/24_store.ipynb #c030
+async def add_version(
+    session: AsyncSession,
+    tenant_id: str,
+    values: dict[str, Any],  # the columns of an upload
+) -> tuple[DocumentRecord, Acceptance]:
+    "Store an upload as the next version of its source, unless it is the same as the latest."
     where = owned(db.documents, tenant_id, source=values["source"])
     query = sa.select(*DocumentRecord.columns()).where(where).with_for_update()
     if (old := await find(session, DocumentRecord, query)) is None:
@@ -240,7 +260,7 @@ async def accept_document(
     change = change.returning(*DocumentRecord.columns())
     return await get(session, DocumentRecord, change), "retried" if same else "replaced"
 
-# %% ../nbs/24_store.ipynb #c019
+# %% ../nbs/24_store.ipynb #c034
 async def get_document(
     session: AsyncSession, *, tenant_id: str, document_id: str
 ) -> DocumentRecord:
@@ -248,25 +268,23 @@ async def get_document(
     return await get_owned(session, DocumentRecord, tenant_id, id=document_id)
 
 
-async def list_documents(
-    session: AsyncSession,
-    *,
-    tenant_id: str,
-    limit: int,
-    after: Position | None = None,  # None: from the newest
+async def get_documents(
+    session: AsyncSession, *, tenant_id: str, ids: Sequence[str]
 ) -> list[DocumentRecord]:
-    "Return documents, newest first."
+    "Return those of the documents that exist, in no order."
+    where = sa.and_(owned(db.documents, tenant_id), db.documents.c.id.in_(ids))
+    rows = await session.execute(sa.select(*DocumentRecord.columns()).where(where))
+    return [DocumentRecord(*row) for row in rows]
+
+
+async def list_documents(
+    session: AsyncSession, *, tenant_id: str, limit: int, after: Position | None = None
+) -> list[DocumentRecord]:
+    "Return documents, newest first; `after` None starts at the newest."
     where = owned(db.documents, tenant_id)
     return await list_newest(session, DocumentRecord, where=where, limit=limit, after=after)
 
-
-async def count_documents(session: AsyncSession, *, tenant_id: str) -> dict[str, int]:
-    "Return how many documents have each status."
-    c = db.documents.c
-    query = sa.select(c.status, sa.func.count()).where(owned(db.documents, tenant_id))
-    return {status: n for status, n in await session.execute(query.group_by(c.status))}
-
-
+# %% ../nbs/24_store.ipynb #c038
 async def get_content(session: AsyncSession, *, tenant_id: str, document_id: str) -> bytes:
     "Return the original bytes of the latest version."
     where = owned(db.documents, tenant_id, id=document_id)
@@ -287,7 +305,7 @@ async def get_extracted(session: AsyncSession, *, tenant_id: str, document_id: s
     blocks = tuple(Block(kind, Span(*span), level, page) for kind, *span, level, page in packed)
     return Document(document_id, title, text, source, content_type, blocks)
 
-# %% ../nbs/24_store.ipynb #c021
+# %% ../nbs/24_store.ipynb #c040
 async def update_version(
     session: AsyncSession, *, tenant_id: str, document_id: str, version: int, **values: Any
 ) -> bool:
@@ -298,12 +316,7 @@ async def update_version(
 
 
 async def set_status(
-    session: AsyncSession,
-    *,
-    tenant_id: str,
-    document_id: str,
-    version: int,
-    status: DocumentStatus,
+    session: AsyncSession, *, tenant_id: str, document_id: str, version: int, status: DocumentStatus
 ) -> bool:
     "Show how far a version is; return False when it is not the latest any more."
     work: dict[str, Any] = {"document_id": document_id, "version": version}
@@ -324,7 +337,7 @@ async def fail(
     work |= {"status": "failed", "error": error, "error_code": error_code}
     return await update_version(session, tenant_id=tenant_id, **work)
 
-# %% ../nbs/24_store.ipynb #c023
+# %% ../nbs/24_store.ipynb #c043
 async def store_ready(
     session: AsyncSession,
     document: Document,  # as parsed from the bytes of `version`
@@ -337,44 +350,18 @@ async def store_ready(
 ) -> bool:
     "Serve a version from now on; return False when it is not the latest any more."
     blocks = [(b.kind, b.span.start, b.span.end, b.level, b.page) for b in document.blocks]
-    staged = owned(db.staged_vectors, tenant_id, document_id=document.id)
-    await session.execute(sa.delete(db.staged_vectors).where(staged))
-    return await update_version(
-        session,
-        tenant_id=tenant_id,
-        document_id=document.id,
-        version=version,
-        status="ready",
-        ready_version=version,
-        ready_at=sa.func.now(),
-        text=document.text,
-        blocks=blocks,
-        error=None,
-        error_code=None,
-        n_chunks=n_chunks,
-        n_tokens=n_tokens,
-        truncated_tokens=truncated_tokens,
+    values: dict[str, Any] = {"status": "ready", "ready_version": version, "text": document.text}
+    values |= {"blocks": blocks, "ready_at": sa.func.now(), "error": None, "error_code": None}
+    values |= {"n_chunks": n_chunks, "n_tokens": n_tokens, "truncated_tokens": truncated_tokens}
+    stored = await update_version(
+        session, tenant_id=tenant_id, document_id=document.id, version=version, **values
     )
+    if stored:
+        staged = owned(db.staged_vectors, tenant_id, document_id=document.id)
+        await session.execute(sa.delete(db.staged_vectors).where(staged))
+    return stored
 
-# %% ../nbs/24_store.ipynb #c025
-async def delete_chunks(session: AsyncSession, *, tenant_id: str, **values: Any) -> int:
-    "Delete chunks with these values and note them as dead; return how many."
-    names = ("tenant_id", "index_id", "number", "n_terms")
-    where = owned(db.chunks, tenant_id, **values)
-    gone = sa.delete(db.chunks).where(where).returning(*(db.chunks.c[n] for n in names)).cte("gone")
-    noted = sa.insert(db.dead).from_select(names, sa.select(gone)).returning(db.dead.c.number)
-    return len((await session.execute(noted)).all())
-
-
-async def delete_document(session: AsyncSession, *, tenant_id: str, document_id: str) -> None:
-    "Delete a document with its chunks and staged vectors, or raise `NotFound`."
-    where = owned(db.documents, tenant_id, id=document_id)
-    query = sa.select(*DocumentRecord.columns()).where(where).with_for_update()
-    await get(session, DocumentRecord, query)  # locked: no worker adds chunks from here on
-    await delete_chunks(session, tenant_id=tenant_id, document_id=document_id)
-    await session.execute(sa.delete(db.documents).where(where))
-
-# %% ../nbs/24_store.ipynb #c027
+# %% ../nbs/24_store.ipynb #c047
 IndexStatus = Literal["building", "ready", "active", "retired"]
 
 
@@ -410,7 +397,7 @@ async def create_index(
     live = sa.and_(owned(db.indexes, tenant_id, digest=digest), db.indexes.c.status != "retired")
     return await get(session, IndexRecord, sa.select(*IndexRecord.columns()).where(live))
 
-# %% ../nbs/24_store.ipynb #c028
+# %% ../nbs/24_store.ipynb #c049
 async def get_index(session: AsyncSession, *, tenant_id: str, index_id: str) -> IndexRecord:
     "Return an index."
     return await get_owned(session, IndexRecord, tenant_id, id=index_id)
@@ -432,19 +419,46 @@ async def set_index_status(
     session: AsyncSession, *, tenant_id: str, index_id: str, status: IndexStatus
 ) -> IndexRecord:
     "Move an index to a state. An index that becomes active retires the one before."
-    this = owned(db.indexes, tenant_id, id=index_id)
+    this, all_of = owned(db.indexes, tenant_id, id=index_id), owned(db.indexes, tenant_id)
     values: dict[str, Any] = {"status": status}
     if status == "active":
+        rows = sa.select(db.indexes.c.id).where(all_of).order_by(db.indexes.c.id)
+        await session.execute(rows.with_for_update(key_share=True))
         before = owned(db.indexes, tenant_id, status="active")
         await session.execute(sa.update(db.indexes).where(before).values(status="retired"))
         values["activated_at"] = sa.func.now()
     change = sa.update(db.indexes).where(this).values(**values)
     return await get(session, IndexRecord, change.returning(*IndexRecord.columns()))
 
+# %% ../nbs/24_store.ipynb #c053
+async def delete_chunks(session: AsyncSession, *, tenant_id: str, **values: Any) -> int:
+    "Delete chunks with these values and note them as dead; return how many."
+    indexes = sa.select(db.indexes.c.id).where(owned(db.indexes, tenant_id))
+    kept = indexes.with_for_update(read=True, key_share=True).cte("kept")
+    where = sa.and_(
+        owned(db.chunks, tenant_id, **values), db.chunks.c.index_id.in_(sa.select(kept.c.id))
+    )
+    names = ("tenant_id", "index_id", "number", "n_terms")
+    gone = sa.delete(db.chunks).where(where).returning(*(db.chunks.c[n] for n in names)).cte("gone")
+    noted = sa.insert(db.dead).from_select(names, sa.select(gone)).returning(db.dead.c.number)
+    return len((await session.execute(noted)).all())
+
+
+async def delete_document(session: AsyncSession, *, tenant_id: str, document_id: str) -> None:
+    "Delete a document with its chunks and staged vectors, or raise `NotFound`."
+    where = owned(db.documents, tenant_id, id=document_id)
+    query = sa.select(*DocumentRecord.columns()).where(where).with_for_update()
+    await get(session, DocumentRecord, query)  # locked: no worker adds chunks from here on
+    await delete_chunks(session, tenant_id=tenant_id, document_id=document_id)
+    await session.execute(sa.delete(db.documents).where(where))
+
 
 async def delete_index(session: AsyncSession, *, tenant_id: str, index_id: str) -> None:
     "Delete an index that does not serve, with its chunks and postings."
-    index = await get_index(session, tenant_id=tenant_id, index_id=index_id)
-    if index.status == "active":
+    where = owned(db.indexes, tenant_id, id=index_id)
+    query = sa.select(*IndexRecord.columns()).where(where).with_for_update()
+    if (await get(session, IndexRecord, query)).status == "active":
         raise Conflict("this index is serving: activate another one first")
-    await session.execute(sa.delete(db.indexes).where(owned(db.indexes, tenant_id, id=index_id)))
+    postings = owned(db.postings, tenant_id, index_id=index_id)
+    await session.execute(sa.delete(db.postings).where(postings))
+    await session.execute(sa.delete(db.indexes).where(where))

@@ -13,12 +13,12 @@ from support_rag.db import (
     Database,
     check_roles,
     create_database,
-    create_roles,
     driver,
     head,
     metadata,
     migrate,
 )
+from support_rag.roles import create_roles
 from support_rag.types import InputInvalid, NotFound, SettingsInvalid, Unavailable
 
 TENANT_TABLES = sorted(set(metadata.tables) - GLOBAL_TABLES)
@@ -147,7 +147,8 @@ def test_the_application_owns_nothing(catalogue, app_url):
     ).fetchall()
     assert owned == []
     flags = catalogue.execute(
-        "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = %s",
+        "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles "
+        "WHERE rolname = %s",
         [app],
     ).fetchone()
     assert flags == (False, False, False, False)
@@ -204,13 +205,12 @@ async def test_another_tenants_rows_cannot_be_written(database, name):
         ("conversations", "user_id", "users"),
         ("messages", "conversation_id", "conversations"),
         ("segments", "index_id", "indexes"),
-        ("postings", "index_id", "indexes"),
         ("dead", "index_id", "indexes"),
     ],
 )
 async def test_no_row_can_point_at_another_tenants_row(database, name, column, target):
     _, theirs = await fill(database)
-    mine, rows = await fill(database)
+    mine, _ = await fill(database)
     with pytest.raises(sa.exc.IntegrityError, match="foreign key"):
         async with database.tenant(mine) as session:
             change = sa.update(metadata.tables[name]).values({column: theirs[target]["id"]})
@@ -287,15 +287,53 @@ async def test_the_service_starts_only_with_the_restricted_role(database, owner_
     await owner.close()
 
 
-async def test_one_table_without_forced_security_is_refused(database, owner_url):
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        ("ALTER TABLE messages NO FORCE ROW LEVEL SECURITY",
+         "ALTER TABLE messages FORCE ROW LEVEL SECURITY"),
+        ("ALTER TABLE messages DISABLE ROW LEVEL SECURITY",
+         "ALTER TABLE messages ENABLE ROW LEVEL SECURITY"),
+        ("CREATE POLICY everyone ON messages USING (true)", "DROP POLICY everyone ON messages"),
+        ("CREATE POLICY readers ON messages FOR SELECT USING (tenant_id IS NOT NULL)",
+         "DROP POLICY readers ON messages"),
+        ("ALTER POLICY one_tenant ON messages RENAME TO a; ALTER POLICY a ON messages USING (true)",
+         "DROP POLICY a ON messages; CREATE POLICY one_tenant ON messages"
+         " USING (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid)"
+         " WITH CHECK (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid)"),
+        ("CREATE MATERIALIZED VIEW messages_2 AS SELECT 1", "DROP MATERIALIZED VIEW messages_2"),
+    ],
+)  # fmt: skip
+async def test_one_unprotected_table_is_refused(database, owner_url, change, undo):
     with psycopg.connect(owner_url, autocommit=True) as owner:
-        owner.execute("ALTER TABLE messages NO FORCE ROW LEVEL SECURITY")
+        owner.execute(change)
         try:
-            with pytest.raises(SettingsInvalid, match="no forced row-level security on messages"):
+            with pytest.raises(SettingsInvalid, match="does not protect messages"):
                 await check_roles(database)
         finally:
-            owner.execute("ALTER TABLE messages FORCE ROW LEVEL SECURITY")
+            owner.execute(undo)
     await check_roles(database)
+
+
+@pytest.mark.parametrize("right", ["SUPERUSER", "BYPASSRLS"])
+async def test_a_role_that_could_become_a_mightier_one_is_refused(
+    database, superuser_url, app_url, right
+):
+    app = sa.make_url(app_url).username
+    with psycopg.connect(superuser_url, autocommit=True) as server:
+        server.execute(f"CREATE ROLE mighty {right}")
+        server.execute(f"GRANT mighty TO {app}")
+        try:
+            with pytest.raises(SettingsInvalid, match="can act as mighty"):
+                await check_roles(database)
+        finally:
+            server.execute("DROP ROLE mighty")
+    await check_roles(database)
+
+
+async def test_a_superuser_is_refused(unprotected):
+    with pytest.raises(SettingsInvalid, match=r"can act as postgres, .* owns 14 tables"):
+        await check_roles(unprotected)
 
 
 async def test_another_schema_version_is_refused(database, owner_url):
@@ -317,7 +355,7 @@ async def test_the_application_cannot_change_the_schema_or_its_version(database)
         "TRUNCATE documents",
         "COPY documents TO PROGRAM 'cat'",
     ):
-        with pytest.raises(sa.exc.ProgrammingError, match="permission denied|must be owner"):
+        with pytest.raises(sa.exc.ProgrammingError, match=r"permission denied|must be owner"):
             async with database.system() as session:
                 await session.execute(sa.text(statement))
 

@@ -145,6 +145,8 @@ CREATE INDEX chunks_hnsw_1536 ON chunks
     USING hnsw ((embedding::halfvec(1536)) halfvec_cosine_ops) WHERE dim = 1536;
 """
 
+# No foreign key from postings: a document has thousands, and checking one takes longer than storing
+# it. They go with their segment, so the code deletes both.
 LEXICAL = """
 CREATE SEQUENCE segment_numbers;
 
@@ -164,8 +166,7 @@ CREATE TABLE postings (
     term text COLLATE "C" NOT NULL,
     segment_id bigint NOT NULL,
     entries bytea NOT NULL,
-    PRIMARY KEY (tenant_id, index_id, segment_id, term),
-    FOREIGN KEY (tenant_id, index_id) REFERENCES indexes ON DELETE CASCADE
+    PRIMARY KEY (tenant_id, index_id, segment_id, term)
 );
 ALTER TABLE postings ALTER entries SET STORAGE EXTERNAL;
 
