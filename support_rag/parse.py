@@ -16,7 +16,9 @@ from pathlib import PurePosixPath
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from .extract import Draft, Parsed, check_size, decode, read_html, read_pdf, read_word
+from .draft import Draft, Parsed, check_size, decode
+from .html import read_html
+from .office import read_pdf, read_word
 from support_rag.types import (
     Block,
     BlockKind,
@@ -28,44 +30,49 @@ from support_rag.types import (
 )  # fmt: skip
 
 # %% auto #0
-__all__ = ['Look', 'SLAB_LINES', 'MAX_LINES', 'DELIMITERS', 'NAME_CHARACTERS', 'PARSERS', 'WORD', 'CONTENT_TYPES', 'SIGNATURES',
-           'TITLE_CHARACTERS', 'line_starts', 'stripped', 'read_text', 'block_parser', 'count_cells', 'table_start',
-           'painted', 'runs', 'markdown_blocks', 'read_markdown', 'sniff_delimiter', 'csv_rows', 'read_csv',
-           'content_type_of', 'check_signature', 'heading_title', 'title_of', 'parse']
+__all__ = ['NEWLINE', 'RULE', 'CELL_END', 'Stroke', 'KINDS', 'SLAB_LINES', 'MAX_LINES', 'FRONT_MATTER', 'DELIMITERS',
+           'NAME_CHARACTERS', 'WORD', 'PARSERS', 'CONTENT_TYPES', 'SIGNATURES', 'TITLE_CHARACTERS', 'line_starts',
+           'trim', 'first_line', 'read_text', 'block_parser', 'count_cells', 'table_start', 'strokes', 'painted',
+           'markdown_blocks', 'read_markdown', 'sniff_delimiter', 'csv_rows', 'read_csv', 'content_type_of',
+           'check_signature', 'heading_title', 'title_of', 'parse']
 
 # %% ../nbs/02_parse.ipynb #c006
-_NEWLINE = re.compile(r"\r\n?|\n")
+NEWLINE = re.compile(r"\r\n?|\n")
 
 
 def line_starts(text: str) -> list[int]:
     "Return where each line starts, then the length of the text."
-    return [0, *(m.end() for m in _NEWLINE.finditer(text)), len(text)]
+    return [0, *(match.end() for match in NEWLINE.finditer(text)), len(text)]
 
 
-def stripped(text: str, start: int, end: int) -> Span:
+def trim(text: str, start: int, end: int) -> Span:
     "Return a range without the white space at its ends."
     part = text[start:end]
     first = start + len(part) - len(part.lstrip())
     return Span(first, max(first, start + len(part.rstrip())))
 
+# %% ../nbs/02_parse.ipynb #c009
+def first_line(text: str) -> str:
+    "Return the first line if it reads like a title, else nothing."
+    line = NEWLINE.split(text.lstrip(), maxsplit=1)[0].strip().lstrip("# ")
+    return line if len(line) <= 80 and not line.endswith((".", ",", ";", ":")) else ""
+
 
 def read_text(content: bytes) -> Parsed:
     "Read a plain text."
     text = decode(content)
-    starts = line_starts(text)
     blocks: list[Block] = []
     first: int | None = None
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in pairwise([*line_starts(text), len(text)]):
         is_blank = not text[start:end].strip()
         if is_blank and first is not None:
-            blocks.append(Block("paragraph", stripped(text, first, start)))
+            blocks.append(Block("paragraph", trim(text, first, start)))
             check_size(len(text), n_blocks=len(blocks))
-            first = None
-        elif not is_blank and first is None:
-            first = start
-    return Parsed(text, tuple(blocks))
+        if is_blank or first is None:
+            first = None if is_blank else start
+    return Parsed(text, tuple(blocks), first_line(text))
 
-# %% ../nbs/02_parse.ipynb #c010
+# %% ../nbs/02_parse.ipynb #c013
 @cache
 def block_parser() -> MarkdownIt:
     "Return a Markdown parser that only finds blocks."
@@ -74,15 +81,15 @@ def block_parser() -> MarkdownIt:
     parser.block.ruler.disable("reference")
     return parser
 
-
-_RULE = re.compile(r"\s*+\|?+\s*+:?+-++:?+\s*+(?:\|\s*+:?+-++:?+\s*+)*+\|?+\s*+")
-_CELL_END = re.compile(r"(?<!\\)\|")
+# %% ../nbs/02_parse.ipynb #c016
+RULE = re.compile(r"\s*+\|?+\s*+:?+-++:?+\s*+(?:\|\s*+:?+-++:?+\s*+)*+\|?+\s*+")
+CELL_END = re.compile(r"(?<!\\)\|")
 
 
 def count_cells(line: str) -> int:
     "Return how many cells a line has if it is the row of a table."
     row = line.strip().removeprefix("|")
-    return len(_CELL_END.findall(row)) + (not re.search(r"(?<!\\)\|$", row))
+    return len(CELL_END.findall(row)) + (not re.search(r"(?<!\\)\|$", row))
 
 
 def table_start(
@@ -90,14 +97,14 @@ def table_start(
 ) -> int | None:
     "Return the line at which a table's head stands, above its rule; None without a table."
     for number, (head, rule) in enumerate(pairwise(lines)):
-        is_rule = "|" in rule and "|" in head and _RULE.fullmatch(rule)
+        is_rule = "|" in head and "|" in rule and RULE.fullmatch(rule)
         if is_rule and count_cells(head) == count_cells(rule):
             return number
     return None
 
-# %% ../nbs/02_parse.ipynb #c014
-Look = tuple[BlockKind, int]  # kind and heading level
-_KINDS: Mapping[str, BlockKind] = {
+# %% ../nbs/02_parse.ipynb #c020
+Stroke = tuple[int, int, BlockKind, int]  # first line, line after the last, kind, heading level
+KINDS: Mapping[str, BlockKind] = {
     "heading_open": "heading",
     "fence": "code",
     "code_block": "code",
@@ -107,50 +114,39 @@ _KINDS: Mapping[str, BlockKind] = {
 }
 
 
-def painted(
-    token: Token, lines: Sequence[str], *, in_list: bool
-) -> Iterator[tuple[int, int, Look]]:
-    "Yield the line ranges that a token paints, each with its look."
-    kind = _KINDS.get(token.type)
+def strokes(token: Token, lines: Sequence[str], *, in_list: bool) -> Iterator[Stroke]:
+    "Yield the line ranges that a token paints."
+    kind = KINDS.get(token.type)
     if kind is None or token.map is None:
         return
     first, last = token.map
-    if kind == "heading":
-        yield first, last, (kind, int(token.tag[1:]))
-        return
     table = table_start(lines[first:last]) if token.type == "paragraph_open" else None
     end = last if table is None else first + table
     if end > first and not (kind == "paragraph" and in_list):
-        yield first, end, (kind, 0)
+        yield first, end, kind, int(token.tag[1:]) if kind == "heading" else 0
     if table is not None:
-        yield end, end + 2, ("table_row", 0)
-        for row in range(end + 2, last):
-            yield row, row + 1, ("table_row", 0)
+        yield end, end + 2, "table_row", 0
+        yield from ((row, row + 1, "table_row", 0) for row in range(end + 2, last))
 
-
-def runs(tokens: Iterable[Token], lines: Sequence[str]) -> Iterator[tuple[int, int, Look]]:
-    "Yield the line ranges of the blocks, in order."
-    colours: list[int] = [-1] * len(lines)
-    looks: list[Look] = []
+# %% ../nbs/02_parse.ipynb #c022
+def painted(tokens: Iterable[Token], lines: Sequence[str]) -> Iterator[Stroke]:
+    "Yield the visible parts of all strokes, in order of lines."
+    canvas: list[Stroke | None] = [None] * len(lines)
     depth = 0
     for token in tokens:
         depth += token.nesting if token.type.startswith("list_item") else 0
-        for first, last, look in painted(token, lines, in_list=depth > 0):
-            colours[first:last] = [len(looks)] * (last - first)
-            looks.append(look)
+        for stroke in strokes(token, lines, in_list=depth > 0):
+            first, last, *_ = stroke
+            canvas[first:last] = [stroke] * (last - first)
     first = 0
-    for colour, group in groupby(colours):
+    for visible, group in groupby(canvas):
         last = first + len(list(group))
-        if colour >= 0:
-            yield first, last, looks[colour]
+        if visible is not None:
+            yield first, last, visible[2], visible[3]
         first = last
 
-# %% ../nbs/02_parse.ipynb #c016
+# %% ../nbs/02_parse.ipynb #c025
 SLAB_LINES = 5_000
-MAX_LINES = 500_000
-_FRONT_MATTER = re.compile(
-    r"\A---[ \t]*+(?:\r\n?|\n)(?:[^\r\n]++(?:\r\n?|\n))*?(?:---|\.\.\.)[ \t]*+(?:\r\n?|\n|\Z)"
-)
 
 
 def markdown_blocks(
@@ -159,39 +155,44 @@ def markdown_blocks(
 ) -> Iterator[Block]:
     "Yield the blocks of a Markdown text, in order."
     starts = line_starts(text)
-    while first < len(starts) - 1:
-        last = min(first + SLAB_LINES, len(starts) - 1)
+    n_lines = len(starts) - 1
+    while first < n_lines:
+        last = min(first + SLAB_LINES, n_lines)
         tokens = block_parser().parse(text[starts[first] : starts[last]])
-        tops = [t.map[0] for t in tokens if t.level == 0 and t.map is not None]
-        if last < len(starts) - 1 and tops and tops[-1] > 0:
-            last = first + tops[-1]
-            tokens = [t for t in tokens if t.map is None or t.map[0] < tops[-1]]
-        lines = [text[a:b] for a, b in pairwise(starts[first : last + 1])]
-        for start, end, (kind, level) in runs(tokens, lines):
-            span = stripped(text, starts[first + start], starts[first + end])
-            if len(span):
+        tops = [n for n, token in enumerate(tokens) if token.level == 0 and token.map]
+        top = (tokens[tops[-1]].map or [0])[0] if tops else 0
+        if last < n_lines and top > 0:
+            tokens, last = tokens[: tops[-1]], first + top
+        lines = [text[start:end] for start, end in pairwise(starts[first : last + 1])]
+        for start, end, kind, level in painted(tokens, lines):
+            if len(span := trim(text, starts[first + start], starts[first + end])):
                 yield Block(kind, span, level)
         first = last
+
+# %% ../nbs/02_parse.ipynb #c027
+MAX_LINES = 250_000
+FRONT_MATTER = re.compile(
+    r"\A---[ \t]*+(?:\r\n?|\n)(?:[^\r\n]++(?:\r\n?|\n))*?(?:---|\.\.\.)[ \t]*+(?:\r\n?|\n|\Z)"
+)
 
 
 def read_markdown(content: bytes) -> Parsed:
     "Read a Markdown text."
     text = decode(content)
-    n_lines = len(_NEWLINE.findall(text))
+    n_lines = len(NEWLINE.findall(text))
     if n_lines > MAX_LINES:
         raise TooLarge(f"the file has {n_lines:,} lines; at most {MAX_LINES:,} are read: split it")
-    matter = _FRONT_MATTER.match(text)
-    head = matter.group() if matter else ""
-    title = re.search(r"^title:[ \t]*+(.*)$", head, re.MULTILINE)
+    match = FRONT_MATTER.match(text)
+    matter = match.group() if match else ""
+    title = re.search(r"^title:[ \t]*+([^\r\n]*)", matter, re.MULTILINE)
     blocks: list[Block] = []
-    for block in markdown_blocks(text, len(_NEWLINE.findall(head))):
+    for block in markdown_blocks(text, len(NEWLINE.findall(matter))):
         blocks.append(block)
         check_size(len(text), n_blocks=len(blocks))
-    return Parsed(text, tuple(blocks), title[1].strip(" \t\r'\"") if title else "")
+    return Parsed(text, tuple(blocks), title[1].strip(" \t'\"") if title else "")
 
-# %% ../nbs/02_parse.ipynb #c020
+# %% ../nbs/02_parse.ipynb #c032
 DELIMITERS = ",;\t|"
-NAME_CHARACTERS = 100  # of a column's name, which every row repeats
 
 
 def sniff_delimiter(text: str) -> str:
@@ -208,7 +209,8 @@ def sniff_delimiter(text: str) -> str:
 
 def csv_rows(text: str) -> Iterator[list[str]]:
     "Yield the rows that have a value. Raises `DocumentUnreadable` for a quote without an end."
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sniff_delimiter(text), strict=True)
+    source = io.StringIO(text, newline="")
+    reader = csv.reader(source, delimiter=sniff_delimiter(text), strict=True)
     try:
         for row in reader:
             cells = [" ".join(cell.split()) for cell in row]
@@ -218,6 +220,9 @@ def csv_rows(text: str) -> Iterator[list[str]]:
         raise DocumentUnreadable(
             f"the CSV cannot be read at line {reader.line_num}: {error}: correct its quotes"
         ) from error
+
+# %% ../nbs/02_parse.ipynb #c035
+NAME_CHARACTERS = 100  # of a column's name, which every row repeats
 
 
 def read_csv(content: bytes) -> Parsed:
@@ -235,33 +240,25 @@ def read_csv(content: bytes) -> Parsed:
             if value
         ]
         draft.add("table_row", " | ".join(pairs))
-    if names and not draft.blocks:
+    if not draft.blocks:
         draft.add("table_row", " | ".join(names))
     return draft.parsed()
 
-# %% ../nbs/02_parse.ipynb #c024
+# %% ../nbs/02_parse.ipynb #c039
+WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 PARSERS: Mapping[str, Callable[[bytes], Parsed]] = {
     "text/plain": read_text,
     "text/markdown": read_markdown,
     "text/html": read_html,
     "text/csv": read_csv,
     "application/pdf": read_pdf,
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": read_word,
+    WORD: read_word,
 }
-WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 CONTENT_TYPES: Mapping[str, str] = {
     ".txt": "text/plain", ".md": "text/markdown", ".markdown": "text/markdown",
     ".html": "text/html", ".htm": "text/html", ".csv": "text/csv",
     ".pdf": "application/pdf", ".docx": WORD,
 }  # fmt: skip
-SIGNATURES: Mapping[bytes, str] = {
-    b"%PDF-": "application/pdf",
-    b"PK\x03\x04": WORD,
-    b"\xd0\xcf\x11\xe0": "an encrypted Word file or one in the format of Word 97",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"GIF8": "a picture",
-}
 
 
 def content_type_of(name: str) -> str:
@@ -272,27 +269,35 @@ def content_type_of(name: str) -> str:
         raise UnsupportedType(f"{name[-100:]!r} is of no type that is read: use one of {known}")
     return CONTENT_TYPES[suffix]
 
+# %% ../nbs/02_parse.ipynb #c043
+SIGNATURES: Mapping[bytes, str] = {
+    b"%PDF-": "application/pdf",
+    b"PK\x03\x04": WORD,
+    b"\xd0\xcf\x11\xe0": "an encrypted Word file, or one of Word 97",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GIF8": "a picture",
+}
+
 
 def check_signature(content: bytes, content_type: str) -> None:
-    "Raise `DocumentUnreadable` when the bytes are empty or start like another type."
+    "Raise `DocumentUnreadable` when the bytes start like another type."
     head = content[:1024].lstrip()
     looks = next((name for mark, name in SIGNATURES.items() if head.startswith(mark)), "text")
-    if content_type.startswith("text/"):
-        is_right = looks == "text"
-    else:
-        is_right = looks == content_type or (content_type.endswith("pdf") and b"%PDF-" in head)
-    if not is_right:
+    expected = "text" if content_type.startswith("text/") else content_type
+    is_late_pdf = expected == "application/pdf" and b"%PDF-" in head  # readers accept junk before
+    if looks != expected and not is_late_pdf:
         raise DocumentUnreadable(
             f"the file is labelled {content_type} and looks like {looks}: "
-            "upload it with its own type, as an unencrypted file"
+            "upload it with its own type, unencrypted"
         )
 
-# %% ../nbs/02_parse.ipynb #c027
+# %% ../nbs/02_parse.ipynb #c046
 TITLE_CHARACTERS = 200
 
 
 def heading_title(text: str, block: Block) -> str:
-    "Return the words of a heading, without its marks."
+    "Return the words of a heading, without the marks of Markdown."
     line = " ".join(block.span.of(text).split())
     line = re.sub(r"^#{1,6}\s+|\s+#+$|\s+(=+|-+)$", "", line)
     return line.replace("**", "").replace("`", "")
@@ -301,13 +306,14 @@ def heading_title(text: str, block: Block) -> str:
 def title_of(parsed: Parsed, source: str) -> str:
     "Return the best title that a document offers."
     headings = [block for block in parsed.blocks if block.kind == "heading"]
-    first = next((b for b in headings if b.level == 1), None)
-    if first is None and parsed.title:
+    top = [block for block in headings if block.level == 1]
+    if parsed.title and not top:
         return parsed.title
-    best = first or (headings[0] if headings else None)
-    return (heading_title(parsed.text, best) if best else "") or PurePosixPath(source).stem
+    best = (*top, *headings)[:1]
+    named = "".join(heading_title(parsed.text, block) for block in best)
+    return named or re.sub(r"[-_\s]+", " ", PurePosixPath(source).stem)
 
-
+# %% ../nbs/02_parse.ipynb #c049
 def parse(
     content: bytes,
     *,

@@ -198,7 +198,7 @@ def source_digest(source: str) -> str:
     return digest([line for line in lines if line and not line.lstrip().startswith("#")])
 
 # %% ../nbs/01_release.ipynb #c023
-INDEX_MODULES = ("types", "extract", "parse", "chunk", "embed")
+INDEX_MODULES = ("types", "draft", "html", "office", "parse", "chunk", "embed")
 ANSWER_MODULES = ("types", "retrieve", "prompt", "quote", "generate", "gate", "pipeline", "pgindex")
 NUMERIC_LIBRARIES = (
     "numpy", "onnxruntime", "tokenizers", "tiktoken", "pystemmer", "pgvector",
