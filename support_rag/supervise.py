@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'PR_SET_PDEATHSIG', 'GUARD', 'KEPT_LOGS', 'QUICK_SECONDS', 'MAX_QUICK_DEATHS', 'DEATH_WINDOW_SECONDS',
            'STOP_SECONDS', 'STOP_SIGNALS', 'Account', 'spawn', 'nothing', 'Process', 'log_path', 'rotate', 'tail',
-           'Child', 'wait_ready', 'stop', 'only_one', 'running', 'stop_running', 'Watched', 'stop_all', 'keep_running',
-           'Supervisor']
+           'Child', 'wait_ready', 'stop', 'only_one', 'refuse_second', 'running', 'stop_running', 'prepared', 'Watched',
+           'stop_all', 'keep_running', 'all_ready', 'Supervisor']
 
 # %% ../nbs/21_supervise.ipynb #c006
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -111,6 +111,7 @@ class Process:
     death_signal: int = signal.SIGKILL
     stop_seconds: float = 10.0  # then it is killed
     ready_seconds: float = 60.0  # then it counts as dead
+    alongside: bool = False  # start without waiting for those before it
 
 # %% ../nbs/21_supervise.ipynb #c013
 KEPT_LOGS = 3
@@ -152,7 +153,7 @@ class Child:
         self.process = process
         self.log = log_path(home, process.name)
         process.before()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self.popen = spawn(
                 process.command,
@@ -207,7 +208,7 @@ def stop(
 @contextlib.contextmanager
 def only_one(
     home: Path,
-    facts: Mapping[str, Any],  # JSON; what a second one is told
+    addresses: Mapping[str, str],  # name → URL; what a second one is told
 ) -> Iterator[None]:
     "Hold the folder. Raises `Conflict`, naming process and addresses, when another holds it."
     home.mkdir(parents=True, exist_ok=True)
@@ -215,15 +216,20 @@ def only_one(
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = running(home) or {}
-            where = ", ".join(f"{k} {v}" for k, v in other.get("addresses", {}).items())
-            pid = other.get("pid", "unknown")
-            raise Conflict(f"already running as process {pid} ({where}): stop it first") from None
+            refuse_second(home)
+            raise Conflict(f"another process is starting in {home}: wait for it") from None
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), **facts}))
+        file.write(json.dumps({"pid": os.getpid(), "addresses": dict(addresses)}))
         file.flush()
         yield
         file.truncate(0)
+
+
+def refuse_second(home: Path) -> None:
+    "Raise `Conflict`, naming process and addresses, when a supervisor holds this folder."
+    if (other := running(home)) is not None:
+        where = ", ".join(f"{name} {url}" for name, url in other["addresses"].items())
+        raise Conflict(f"already running as process {other['pid']} ({where}): stop it first")
 
 
 def running(home: Path) -> dict[str, Any] | None:
@@ -262,6 +268,16 @@ def stop_running(
     raise Unavailable(f"process {facts['pid']} did not end")
 
 # %% ../nbs/21_supervise.ipynb #c028
+def prepared(child: Child) -> bool:
+    "Run the `after` hook. A failure counts unless the process was killed meanwhile."
+    try:
+        child.process.after()
+    except Unavailable:
+        if child.alive():
+            raise
+    return child.alive()
+
+# %% ../nbs/21_supervise.ipynb #c031
 QUICK_SECONDS = 5.0
 MAX_QUICK_DEATHS = 5
 DEATH_WINDOW_SECONDS = 60.0
@@ -290,15 +306,6 @@ class Watched:
         self.restart_at = now + 0.1 * 2 ** len(self.deaths)
         log.warning("%s ended with %s, restarting", self.process.name, child.popen.returncode)
 
-    def prepared(self, child: Child) -> bool:
-        "Run the `after` hook. A failure counts unless the process was killed meanwhile."
-        try:
-            self.process.after()
-        except Unavailable:
-            if child.alive():
-                raise
-        return child.alive()
-
     def tend(self, home: Path) -> None:
         "Start, restart or ask for readiness: one step, without waiting."
         child = self.child
@@ -308,11 +315,11 @@ class Watched:
         elif not child.alive():
             self.died(child)
         elif not self.ready and self.process.ready():
-            self.ready = self.prepared(child)
+            self.ready = prepared(child)
         elif not self.ready and time.monotonic() - child.started > self.process.ready_seconds:
             stop(child, seconds=0)
 
-# %% ../nbs/21_supervise.ipynb #c031
+# %% ../nbs/21_supervise.ipynb #c034
 STOP_SECONDS = 20.0
 
 
@@ -329,7 +336,7 @@ def stop_all(
             stop(one.child, seconds=min(one.process.stop_seconds, left), hurry=hurry)
         one.process.stopped()
 
-# %% ../nbs/21_supervise.ipynb #c035
+# %% ../nbs/21_supervise.ipynb #c038
 def keep_running(
     watched: Sequence[Watched],  # in the order of starting
     home: Path,
@@ -338,10 +345,12 @@ def keep_running(
     stopping: Callable[[], bool],
 ) -> None:
     "Start processes in order, then restart what dies until `stopping`."
-    for count, one in enumerate(watched, start=1):
-        rotate(log_path(home, one.process.name))
-        while not (one.ready or stopping()):
+    for count, one in enumerate(watched):
+        while not (one.process.alongside or all_ready(watched[:count]) or stopping()):
             _tend(watched[:count], home)
+        rotate(log_path(home, one.process.name))
+    while not (all_ready(watched) or stopping()):
+        _tend(watched, home)
     faults: list[BaseException] = []
     if not stopping():
         threading.Thread(target=_catch, args=(announce, faults), daemon=True).start()
@@ -349,6 +358,11 @@ def keep_running(
         _tend(watched, home)
     if faults:
         raise faults[0]
+
+
+def all_ready(watched: Sequence[Watched]) -> bool:
+    "Tell whether each of them is ready now."
+    return all(one.ready for one in watched)
 
 
 def _tend(watched: Sequence[Watched], home: Path) -> None:
@@ -363,7 +377,7 @@ def _catch(call: Callable[[], None], faults: list[BaseException]) -> None:
     except BaseException as error:
         faults.append(error)
 
-# %% ../nbs/21_supervise.ipynb #c037
+# %% ../nbs/21_supervise.ipynb #c040
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -391,7 +405,7 @@ class Supervisor:
         announce: Callable[[], None] = nothing,  # called in a thread when all are ready
     ) -> None:
         "Start everything, keep it running, stop it at a signal. Raises what could not be cured."
-        with only_one(self.home, {"addresses": self.addresses}):
+        with only_one(self.home, self.addresses):
             previous = {number: signal.signal(number, self.request_stop) for number in STOP_SIGNALS}
             try:
                 keep_running(

@@ -2,17 +2,14 @@
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from support_rag import store
 from support_rag.db import Database, create_database, migrate
+from support_rag.jobs import Queue
 from support_rag.local import Running, local_servers
 from support_rag.roles import database_url, plain
-
-if TYPE_CHECKING:
-    from support_rag.jobs import Queue
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +66,8 @@ async def tenant(database: Database) -> str:
 
 
 @pytest.fixture
-async def queue(redis_url: str) -> "AsyncIterator[Queue]":
-    from support_rag.jobs import Queue
-
+async def queue(redis_url: str) -> AsyncIterator[Queue]:
+    "The wake-ups of the workers."
     queue = Queue(redis_url)
     yield queue
     await queue.close()
