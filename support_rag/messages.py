@@ -35,7 +35,7 @@ from .types import Answer, Conflict, InputInvalid, Record, Role, Turn, Unavailab
 __all__ = ['ConversationStatus', 'MAX_LISTED', 'MAX_QUESTION', 'MAX_TURNS', 'STORE_TRIES', 'ABANDONED', 'ConversationRecord',
            'create_conversation', 'get_conversation', 'list_conversations', 'change_open', 'close_conversation',
            'MessageRecord', 'add_message', 'list_messages', 'check_question', 'Asked', 'store_question', 'sources_of',
-           'store_reply', 'is_settled']
+           'store_reply', 'store_summary', 'is_settled']
 
 # %% ../nbs/28_messages.ipynb #c006
 ConversationStatus = Literal["open", "closed", "handed_off"]
@@ -239,6 +239,20 @@ async def store_reply(database: Database, question: MessageRecord, answer: Answe
     raise AssertionError("unreachable")
 
 # %% ../nbs/28_messages.ipynb #c030
+async def store_summary(
+    session: AsyncSession,
+    conversation: ConversationRecord,  # as it was when the summary was begun
+    *,
+    summary: str,
+    reach: int,  # number of the last message that it covers
+) -> bool:
+    "Store a rolling summary; return False if another came first."
+    at, tenant_id = {"id": conversation.id}, conversation.tenant_id
+    this = owned(db.conversations, tenant_id, **at, summary_seq=conversation.summary_seq)
+    change = sa.update(db.conversations).where(this).values(summary=summary, summary_seq=reach)
+    return await session.scalar(change.returning(db.conversations.c.id)) is not None
+
+# %% ../nbs/28_messages.ipynb #c034
 ABANDONED = timedelta(seconds=60)
 
 
