@@ -151,13 +151,15 @@ SLAB_LINES = 5_000
 
 def markdown_blocks(
     text: str,
+    *,
     first: int = 0,  # line at which to start
+    slab_lines: int = SLAB_LINES,
 ) -> Iterator[Block]:
     "Yield the blocks of a Markdown text, in order."
     starts = line_starts(text)
     n_lines = len(starts) - 1
     while first < n_lines:
-        last = min(first + SLAB_LINES, n_lines)
+        last = min(first + slab_lines, n_lines)
         tokens = block_parser().parse(text[starts[first] : starts[last]])
         tops = [n for n, token in enumerate(tokens) if token.level == 0 and token.map]
         top = (tokens[tops[-1]].map or [0])[0] if tops else 0
@@ -186,7 +188,7 @@ def read_markdown(content: bytes) -> Parsed:
     matter = match.group() if match else ""
     title = re.search(r"^title:[ \t]*+([^\r\n]*)", matter, re.MULTILINE)
     blocks: list[Block] = []
-    for block in markdown_blocks(text, len(NEWLINE.findall(matter))):
+    for block in markdown_blocks(text, first=len(NEWLINE.findall(matter))):
         blocks.append(block)
         check_size(len(text), n_blocks=len(blocks))
     return Parsed(text, tuple(blocks), title[1].strip(" \t'\"") if title else "")

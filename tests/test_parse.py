@@ -1,0 +1,683 @@
+"""Every format gives text with exact spans; every file that cannot be used says why."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+import zipfile
+from collections.abc import Callable
+
+import docx
+import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from reportlab.lib import pdfencrypt
+from reportlab.lib.styles import getSampleStyleSheet
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import PageBreak, Paragraph, Preformatted, SimpleDocTemplate
+
+from support_rag.draft import MAX_BLOCKS, UNSTORABLE, Draft, decode
+from support_rag.html import check_depth
+from support_rag.office import MAX_PAGES
+from support_rag.parse import (
+    CONTENT_TYPES,
+    PARSERS,
+    WORD,
+    content_type_of,
+    markdown_blocks,
+    parse,
+    read_markdown,
+)
+from support_rag.types import (
+    Block,
+    Document,
+    DocumentUnreadable,
+    SupportRagError,
+    TooLarge,
+    UnsupportedType,
+)
+
+MD, HTML, CSV, TXT, PDF = "text/markdown", "text/html", "text/csv", "text/plain", "application/pdf"
+
+
+def read(content: bytes | str, content_type: str = MD, **names: str) -> Document:
+    content = content.encode() if isinstance(content, str) else content
+    return parse(content, content_type=content_type, document_id="d", **names)
+
+
+def shape(document: Document) -> list[tuple[str, str]]:
+    return [(block.kind, block.span.of(document.text)) for block in document.blocks]
+
+
+def check_blocks(text: str, blocks: tuple[Block, ...]) -> None:
+    end = 0
+    for block in blocks:
+        assert block.span.start >= end, "blocks are in order and do not overlap"
+        covered = block.span.of(text)
+        assert covered.strip() == covered != "", "no block starts or ends with white space"
+        assert (block.kind == "heading") == (block.level in range(1, 7))
+        end = block.span.end
+    assert end <= len(text)
+    assert not UNSTORABLE.search(text)
+
+
+# ---------------------------------------------------------------- text and Markdown
+
+
+@given(
+    st.text(st.sampled_from("ab #-*>|`~=1.\\\t \n\r[]()<!é打\u2028\x85\ufeff\x0b"), max_size=120)
+)
+def test_text_formats_keep_every_character(text: str) -> None:
+    if not text.strip() or text.startswith("\ufeff"):
+        return
+    for content_type in (TXT, MD):
+        document = read(text, content_type)
+        assert document.text == text
+        check_blocks(text, document.blocks)
+        for block in document.blocks:
+            if content_type == TXT:
+                assert block.kind == "paragraph"
+
+
+def test_plain_text_has_paragraphs_whatever_ends_its_lines() -> None:
+    for newline in ("\n", "\r\n", "\r"):
+        text = newline.join(["One", "two.", "", " \t", "Three.", ""])
+        document = read(text, TXT)
+        assert [s for _, s in shape(document)] == [f"One{newline}two.", "Three."]
+
+
+STRUCTURE = """---
+title: "Kiosk manual"
+---
+
+Setext
+title
+===
+
+Intro *text*
+over two lines.
+
+- one
+- two
+  continued
+
+  second paragraph
+
+  1. nested
+     - deeper
+
+     ```sh
+     sync --now
+
+     exit
+     ```
+  2. last
+
+| a | b |
+|:--|--:|
+| 1 | `x|y` |
+| 3 |
+
+> quoted [link]: http://a.example
+> - item in a quote
+
+    indented code
+
+<div>
+html
+</div>
+
+~~~
+unclosed
+"""
+
+
+def test_markdown_structure() -> None:
+    document = read(STRUCTURE)
+    check_blocks(document.text, document.blocks)
+    assert document.title == "Setext title", "a heading of level 1 comes before front matter"
+    assert shape(document) == [
+        ("heading", "Setext\ntitle\n==="),
+        ("paragraph", "Intro *text*\nover two lines."),
+        ("list_item", "- one"),
+        ("list_item", "- two\n  continued\n\n  second paragraph"),
+        ("list_item", "1. nested"),
+        ("list_item", "- deeper"),
+        ("code", "```sh\n     sync --now\n\n     exit\n     ```"),
+        ("list_item", "2. last"),
+        ("table_row", "| a | b |\n|:--|--:|"),
+        ("table_row", "| 1 | `x|y` |"),
+        ("table_row", "| 3 |"),
+        ("paragraph", "> quoted [link]: http://a.example"),
+        ("list_item", "> - item in a quote"),
+        ("code", "indented code"),
+        ("paragraph", "<div>\nhtml\n</div>"),
+        ("code", "~~~\nunclosed"),
+    ]
+
+
+def test_structure_survives_carriage_returns() -> None:
+    unix = read(STRUCTURE)
+    for newline in ("\r\n", "\r"):
+        other = read(STRUCTURE.replace("\n", newline))
+        assert [(k, s.replace(newline, "\n")) for k, s in shape(other)] == shape(unix)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_table"),
+    [
+        ("| a | b |\n| - | - |", True),
+        ("a | b\n-|-\n1 | 2", True),
+        ("| a |\n|---|", True),
+        ("before\n| a | b |\n|---|---|\n| 1 | 2 |", True),
+        ("a | b\n--- | --- | ---", False),
+        ("a \\| b\n--- | ---", False),
+        ("a | b\n\n--- | ---", False),
+        ("| a | b |\n| x | - |", False),
+    ],
+)
+def test_what_is_a_table(text: str, is_table: bool) -> None:
+    assert ("table_row" in dict(shape(read(text)))) == is_table
+    github = MarkdownIt("commonmark").enable("table").parse(text)
+    assert any(token.type == "table_open" for token in github) == is_table
+
+
+def test_slabs_give_what_one_pass_gives() -> None:
+    closed = STRUCTURE.partition("---\n\n")[2].removesuffix("~~~\nunclosed\n")
+    parts = [closed, "# H\n\n```\n# no heading\n\n```\n\n", "a\n" * 30]
+    text = "\n".join(parts[n % 3] for n in range(60)) + "\n- item\n\n\n\n  rest\n"
+    whole = list(markdown_blocks(text))
+    assert len(whole) > 300
+    for size in (200, 97, 64):
+        assert list(markdown_blocks(text, slab_lines=size)) == whole
+    assert len(list(markdown_blocks("a\n" * 100, slab_lines=10))) == 10, "a block beyond a slab"
+
+
+def test_front_matter_only_at_the_start_and_without_blank_lines() -> None:
+    assert read("---\ntitle: Kiosk\n---\n\nText.").title == "Kiosk"
+    assert shape(read("---\ntitle: Kiosk\n---\nText."))[0] == ("paragraph", "Text.")
+    rules = read("---\n\n# Real\n\n---\n")
+    assert rules.title == "Real"
+    assert shape(rules)[0] == ("heading", "# Real")
+
+
+# ---------------------------------------------------------------- encodings
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8-sig", "Größe"),
+        ("utf-16", "Größe 打刻機"),
+        ("utf-32", "Größe 打刻機"),
+        ("cp1252", "Öffnungszeiten für Müller – “täglich” für 5 €."),
+        ("cp1250", "Zażółć gęślą jaźń, proszę. Kiosk działa bez sieci przez 72 godziny."),
+        ("cp1251", "Киоск хранит отметки семьдесят два часа, пока нет сети."),
+        ("cp932", "打刻機はオフラインで動作します。七十二時間保存します。"),
+        ("gb18030", "打卡机离线工作。它保存72小时。"),
+    ],
+)
+def test_encodings(encoding: str, text: str) -> None:
+    assert read(text.encode(encoding), TXT).text == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a\x00b", b"\xef\xbb\xbfa\xff", b"\xff\xfea", b"\x00\x01\x02\x03" * 50, b"\xff\xfe\x00\xd8"],
+)
+def test_what_is_no_text(content: bytes) -> None:
+    with pytest.raises(DocumentUnreadable, match="UTF-8"):
+        read(content, TXT)
+
+
+@given(st.binary(max_size=300))
+def test_bytes_are_text_or_an_error_of_ours(content: bytes) -> None:
+    try:
+        text = decode(content)
+    except DocumentUnreadable as error:
+        assert "UTF-8" in str(error)
+    else:
+        assert not UNSTORABLE.search(text)
+
+
+# ---------------------------------------------------------------- HTML
+
+
+def test_html_keeps_content_and_drops_chrome() -> None:
+    document = read(
+        """<!doctype html><html><head><title> Kiosk &amp; co </title><style>p{}</style></head><body>
+        <header>Logo</header><nav><a>Home</a></nav><aside>Ads</aside>
+        <article><header><h1>Kiosk</h1></header><p>A<b>b</b>c &lt;i&gt;<br>next</p>
+        <aside>Tip</aside><script>var x = "<p>no</p>"</script><!-- no -->
+        <dl><dt>Term<dd>Meaning</dl><form><button>Send</button><p>Kept</p></form></article>
+        <footer>Imprint</footer></body></html>""",
+        HTML,
+    )
+    assert document.title == "Kiosk"
+    assert document.text == ("# Kiosk\n\nAbc <i>\nnext\n\nTip\n\nTerm\n\nMeaning\n\nKept")
+    check_blocks(document.text, document.blocks)
+
+
+def test_html_main_wins_and_an_empty_main_does_not() -> None:
+    page = "<title>T</title><p>Around</p><main>{}</main>"
+    assert read(page.format("<h2>Real</h2>Text"), HTML).text == "## Real\n\nText"
+    assert read(page.format("<script>1</script>"), HTML).text == "Around"
+    assert read(page.format(""), HTML).title == "T"
+
+
+def test_html_lists_tables_and_code() -> None:
+    document = read(
+        """<ol><li>One<p>more</p></li><li>Two<ul><li>deep</ul></ol>
+        <table><caption>Cap</caption><thead><tr><th>App<th>Delay</thead>
+        <tr><td><p>Apple</p><ul><li>a<li>b</ul><td>15 <b>min</b><tr><td><td></table>
+        <pre><code>if x:
+    y  # ```</code></pre><table><tr><td>one column</table>""",
+        HTML,
+    )
+    assert shape(document) == [
+        ("list_item", "1. One"),
+        ("list_item", "more"),
+        ("list_item", "2. Two"),
+        ("list_item", "- deep"),
+        ("paragraph", "Cap"),
+        ("table_row", "App | Delay\n--- | ---"),
+        ("table_row", "Apple a b | 15 min"),
+        ("code", "~~~\nif x:\n    y  # ```\n~~~"),
+        ("table_row", "one column"),
+    ]
+
+
+def test_html_entities_that_cannot_be_stored() -> None:
+    document = read("<p>a&#0;b&#xd800;c&#xdfff;</p>", HTML)
+    assert document.text == "a\ufffdb\ufffdc\ufffd"
+
+
+@given(st.text(st.sampled_from("<>/=\"'!- abpdivhtrl1\n"), max_size=200))
+def test_any_markup_is_read(markup: str) -> None:
+    try:
+        document = read(markup, HTML)
+    except DocumentUnreadable:
+        return
+    check_blocks(document.text, document.blocks)
+
+
+def test_depth_cannot_be_hidden() -> None:
+    for one in (
+        "<i></x>", "<i title='</i>'>", '<i a="b></i>">', '<i a" ="></i>" b>', "<i><!--</i>-->",
+        "<!--><i><!---->", "<i x=</i ><i></i>", "<I><script></i></script>", "<i/>", "<x-y>",
+    ):  # fmt: skip
+        with pytest.raises(DocumentUnreadable, match="elements deep"):
+            check_depth(one * 300)
+    check_depth("<p><li><td><a><br>text" * 3000)
+    check_depth("<div><DIV></div></Div ></b>" * 3000)
+
+
+# ---------------------------------------------------------------- CSV
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_csv_rows_name_their_columns(delimiter: str) -> None:
+    rows = ["code;meaning;;note", 'TL-1;"a, b; c|d\te\nsecond";x;', ";;;", "TL-2;only"]
+    text = "\r\n".join(row.replace(";", delimiter) if row[:4] != "TL-1" else row for row in rows)
+    text = text.replace('TL-1;"', f'TL-1{delimiter}"').replace('";x;', f'"{delimiter}x{delimiter}')
+    document = read(text, CSV, source="api/error_codes.csv")
+    assert document.title == "error codes"
+    assert shape(document) == [
+        ("table_row", "code: TL-1 | meaning: a, b; c|d e second | column 3: x"),
+        ("table_row", "code: TL-2 | meaning: only"),
+    ]
+
+
+def test_csv_of_one_column_or_one_row() -> None:
+    assert read("question\nHow?\nWhy?\n", CSV).text == "question: How?\nquestion: Why?"
+    assert read("a,b\n", CSV).text == "a | b"
+    assert read("a,b\n1,2,3\n", CSV).text == "a: 1 | b: 2 | column 3: 3"
+
+
+def test_csv_that_cannot_be_used() -> None:
+    with pytest.raises(DocumentUnreadable, match=r"line 3: .*: correct its quotes"):
+        read('a,b\n1,2\n"never closed,2\n', CSV)
+    wide = ",".join("n" * 100 for _ in range(20))
+    with pytest.raises(TooLarge, match="50,000,000 characters"):
+        read(f"{wide}\n" + f"{','.join('1' * 20)}\n" * 25_000, CSV)
+
+
+# ---------------------------------------------------------------- Word
+
+
+def word_of(build: Callable[[docx.document.Document], None]) -> bytes:
+    document = docx.Document()
+    build(document)
+    document.save(stream := io.BytesIO())
+    return stream.getvalue()
+
+
+def test_word_structure_in_order() -> None:
+    def build(document: docx.document.Document) -> None:
+        document.add_paragraph("Manual", style="Title")
+        document.add_heading("Sync", 2)
+        paragraph = document.add_paragraph("Kiosks ")
+        paragraph.add_run("keep").bold = True
+        paragraph.add_run(" 72\thours.")
+        for style in ("List Number", "List Number", "List Bullet", "List Bullet 2"):
+            document.add_paragraph(f"in {style}", style=style)
+        table = document.add_table(2, 2)
+        for n, cell in enumerate(table._cells):
+            cell.text = f"cell\n{n}"
+        frame = document.add_table(1, 1).cell(0, 0)
+        frame.text = "A framed note."
+        document.styles.add_style("Source Code", 1)
+        document.add_paragraph("if x:", style="Source Code")
+        document.add_paragraph("    y", style="Source Code")
+        document.add_paragraph("")
+        document.add_paragraph("End.")
+
+    document = read(word_of(build), WORD)
+    assert document.title == "Manual"
+    assert shape(document) == [
+        ("heading", "# Manual"),
+        ("heading", "## Sync"),
+        ("paragraph", "Kiosks keep 72\thours."),
+        ("list_item", "1. in List Number"),
+        ("list_item", "2. in List Number"),
+        ("list_item", "- in List Bullet"),
+        ("list_item", "- in List Bullet 2"),
+        ("table_row", "cell 0 | cell 1\n--- | ---"),
+        ("table_row", "cell 2 | cell 3"),
+        ("paragraph", "A framed note."),
+        ("code", "```\nif x:\n    y\n```"),
+        ("paragraph", "End."),
+    ]
+    check_blocks(document.text, document.blocks)
+
+
+def test_word_content_controls_and_tracked_changes() -> None:
+    def build(document: docx.document.Document) -> None:
+        run = "<w:r><w:t>{}</w:t></w:r>"
+        body = document.element.body
+        inner = f"<w:p><w:ins>{run.format('new')}</w:ins><w:del><w:r><w:delText>old</w:delText>"
+        inner += f"</w:r></w:del><w:moveFrom>{run.format('moved')}</w:moveFrom></w:p>"
+        sdt = f"<w:sdt {nsdecls('w')}><w:sdtContent>{inner}</w:sdtContent></w:sdt>"
+        body.insert(0, parse_xml(sdt))
+
+    assert read(word_of(build), WORD).text == "new"
+
+
+def test_word_styles_inherit_and_a_circle_ends() -> None:
+    def build(document: docx.document.Document) -> None:
+        base = document.styles["Heading 3"]
+        derived = document.styles.add_style("Ours", 1)
+        derived.base_style = base
+        document.add_paragraph("Derived", style="Ours")
+        one, two = (document.styles.add_style(name, 1) for name in ("One", "Two"))
+        one.base_style, two.base_style = two, one
+        document.add_paragraph("Circle", style="One")
+
+    assert shape(read(word_of(build), WORD)) == [
+        ("heading", "### Derived"),
+        ("paragraph", "Circle"),
+    ]
+
+
+def zip_of(**entries: bytes) -> bytes:
+    with zipfile.ZipFile(stream := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+GOOD_WORD = word_of(lambda document: document.add_paragraph("Text."))
+
+
+def lying_bomb() -> bytes:
+    "An archive whose directory states one byte for sixty million."
+    bomb = bytearray(zip_of(**{"word/document.xml": b" " * 60_000_000}))
+    for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        at = bomb.rindex(signature) + offset
+        bomb[at : at + 4] = (1).to_bytes(4, "little")
+    return bytes(bomb)
+
+
+def broken_zip(part: str) -> bytes:
+    "A Word file with one part replaced by something else."
+    with zipfile.ZipFile(io.BytesIO(GOOD_WORD)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    return zip_of(**(entries | {part: b"<x>not what it was"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "reason"),
+    [
+        (GOOD_WORD[: len(GOOD_WORD) // 2], DocumentUnreadable, "damaged or was cut off"),
+        (zip_of(**{"word/document.xml": b" " * 60_000_000}), TooLarge, "unpacks to 60,000,000"),
+        (lying_bomb(), DocumentUnreadable, "damaged"),
+        (zip_of(**{"xl/workbook.xml": b"<x/>"}), DocumentUnreadable, "no Word document"),
+        (zip_of(**{"word/document.xml": b"<x/>"}), DocumentUnreadable, "damaged"),
+        (broken_zip("word/document.xml"), DocumentUnreadable, "damaged"),
+        (broken_zip("word/styles.xml"), DocumentUnreadable, "damaged"),
+        (broken_zip("[Content_Types].xml"), DocumentUnreadable, "damaged"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"x" * 500, DocumentUnreadable, "encrypted Word"),
+        (b"plain text", DocumentUnreadable, "looks like text"),
+        (word_of(lambda document: None), DocumentUnreadable, "holds no text"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_word_files_that_cannot_be_used(content: bytes, error: type, reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        read(content, WORD)
+
+
+def test_word_entities_are_not_resolved() -> None:
+    def build(document: docx.document.Document) -> None:
+        document.add_paragraph("MARK")
+
+    with zipfile.ZipFile(io.BytesIO(word_of(build))) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    levels = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
+    entities = f'<!DOCTYPE w [<!ENTITY e0 "{"a" * 10}">{levels}]>'
+    xml = entries["word/document.xml"].decode().replace("MARK", "&e9;")
+    head, _, rest = xml.partition("?>")
+    entries["word/document.xml"] = f"{head}?>{entities}{rest}".encode()
+    with contextlib.suppress(DocumentUnreadable):
+        assert "aaaa" not in read(zip_of(**entries), WORD).text
+
+
+# ---------------------------------------------------------------- PDF
+
+
+def pdf_of(*story: object, **options: object) -> bytes:
+    stream = io.BytesIO()
+    SimpleDocTemplate(stream, **options).build(list(story))
+    return stream.getvalue()
+
+
+STYLES = getSampleStyleSheet()
+SENTENCE = "The Kiosk stores punches for up to 72 hours or 5,000 punches, whichever comes first. "
+
+
+def test_pdf_structure_and_pages() -> None:
+    document = read(
+        pdf_of(
+            Paragraph("Kiosk", STYLES["Title"]),
+            Paragraph("Offline", STYLES["Heading2"]),
+            Paragraph(SENTENCE * 4, STYLES["Normal"]),
+            Paragraph("A second paragraph about Größe & 5 €.", STYLES["BodyText"]),
+            Preformatted("1. Hold the logo.\n2. Wait.", STYLES["Normal"]),
+            PageBreak(),
+            Paragraph("Reset", STYLES["Heading2"]),
+            Paragraph(SENTENCE, STYLES["Normal"]),
+        ),
+        PDF,
+    )
+    assert document.title == "Kiosk"
+    kinds = [(block.kind, block.level, block.page) for block in document.blocks]
+    assert kinds == [
+        ("heading", 1, 1), ("heading", 2, 1), ("paragraph", 0, 1), ("paragraph", 0, 1),
+        ("list_item", 0, 1), ("list_item", 0, 1), ("heading", 2, 2), ("paragraph", 0, 2),
+    ]  # fmt: skip
+    texts = [" ".join(text.split()) for _, text in shape(document)]
+    assert texts[2] == (SENTENCE * 4).strip()
+    assert texts[3] == "A second paragraph about Größe & 5 €."
+    check_blocks(document.text, document.blocks)
+
+
+def canvas_pdf(n_pages: int, draw: Callable[[Canvas], None], **options: object) -> bytes:
+    canvas = Canvas(stream := io.BytesIO(), **options)
+    for _ in range(n_pages):
+        draw(canvas)
+        canvas.showPage()
+    canvas.save()
+    return stream.getvalue()
+
+
+def words(canvas: Canvas) -> None:
+    canvas.drawString(72, 720, "Text on a page.")
+
+
+def picture(canvas: Canvas) -> None:
+    canvas.rect(100, 100, 50, 50, fill=1)
+
+
+GOOD_PDF = canvas_pdf(2, words)
+LOCKED = pdfencrypt.StandardEncryption("secret", ownerPassword="other", strength=128)
+OPEN = pdfencrypt.StandardEncryption("", ownerPassword="other", strength=128)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "reason"),
+    [
+        (canvas_pdf(1, words, encrypt=LOCKED), DocumentUnreadable, "encrypted: save it without"),
+        (canvas_pdf(2, picture), DocumentUnreadable, "holds no text"),
+        (GOOD_PDF[: len(GOOD_PDF) * 2 // 3], DocumentUnreadable, "cut off before its end"),
+        (b"%PDF-1.4 broken", DocumentUnreadable, "cut off before its end"),
+        (b"%PDF-1.4 broken %%EOF", DocumentUnreadable, "damaged"),
+        (b"<html>", DocumentUnreadable, "looks like text"),
+        (canvas_pdf(MAX_PAGES + 1, words), TooLarge, "501 pages; at most 500"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_pdf_files_that_cannot_be_used(content: bytes, error: type, reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        read(content, PDF)
+
+
+def test_pdf_files_that_can() -> None:
+    for content in (GOOD_PDF, b"\n" * 20 + GOOD_PDF, canvas_pdf(2, words, encrypt=OPEN)):
+        assert read(content, PDF).text == "Text on a page.\n\nText on a page."
+    limit = read(canvas_pdf(MAX_PAGES, words), PDF)
+    assert limit.blocks[-1].page == MAX_PAGES
+
+
+@pytest.mark.parametrize("name", ["pdf", "docx"])
+def test_damaged_files_give_errors_of_ours(name: str) -> None:
+    content = {"pdf": GOOD_PDF, "docx": GOOD_WORD}[name]
+    for seed in range(60):
+        spoilt = bytearray(content)
+        for n in range(8):
+            spoilt[(seed * 7919 + n * 104729) % len(spoilt)] ^= 1 << (seed + n) % 8
+        try:
+            document = read(bytes(spoilt), content_type_of(f"a.{name}"))
+        except SupportRagError as error:
+            assert error.code in ("document_unreadable", "too_large")
+        else:
+            check_blocks(document.text, document.blocks)
+
+
+# ---------------------------------------------------------------- types and titles
+
+
+def test_each_type_has_a_reader_and_a_name() -> None:
+    assert set(CONTENT_TYPES.values()) == set(PARSERS)
+    assert content_type_of("A.HTM") == HTML
+    for name in ("photo.png", "README", "archive.tar.gz", ".md", "x" * 500):
+        with pytest.raises(UnsupportedType, match="use one of"):
+            content_type_of(name)
+
+
+def test_parameters_and_case_of_the_type_do_not_matter() -> None:
+    document = read("a", " Text/Markdown; charset=latin-1")
+    assert document.content_type == MD
+    with pytest.raises(UnsupportedType, match="'application/zip' is not read"):
+        read("a", "application/zip")
+
+
+@pytest.mark.parametrize("content_type", PARSERS)
+def test_nothing_is_no_document(content_type: str) -> None:
+    for content in (b"", b" \r\n\t"):
+        with pytest.raises(DocumentUnreadable, match="empty"):
+            read(content, content_type)
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "looks"),
+    [
+        (GOOD_PDF, TXT, "application/pdf"),
+        (GOOD_PDF, WORD, "application/pdf"),
+        (GOOD_WORD, PDF, "wordprocessingml"),
+        (GOOD_WORD, MD, "wordprocessingml"),
+        (b"\x89PNG\r\n\x1a\n", HTML, "a picture"),
+        (b"\xff\xd8\xff\xe0", CSV, "a picture"),
+    ],
+)
+def test_mislabelled_files(content: bytes, content_type: str, looks: str) -> None:
+    with pytest.raises(DocumentUnreadable, match=looks):
+        read(content, content_type)
+
+
+def test_titles() -> None:
+    assert read("# One *two* `three` ##\n\ntext", title=" Given\nname ").title == "Given name"
+    assert read("## Second\n\n# **First** `code` #").title == "First code"
+    assert read("text", source="https://help.example/kiosk-offline_mode.md?x#y").title != ""
+    assert read("just text, long. And more.", source="a/kiosk-offline_mode.txt").title == (
+        "kiosk offline mode"
+    )
+    assert read("Kiosk notes\n\nText.", TXT).title == "Kiosk notes"
+    assert len(read("# " + "long " * 1000).title) <= 200
+    assert read("text").source == "d"
+
+
+# ---------------------------------------------------------------- time and size
+
+
+def seconds(content: bytes, content_type: str) -> float:
+    started = time.process_time()
+    with contextlib.suppress(SupportRagError):
+        read(content, content_type)
+    return time.process_time() - started
+
+
+HOSTILE = [
+    "[", "*", "<div>", "> ", "- ", "`", "|", "\\", "a\n", "- a\n", "> a\n", "a\n\n", "[a]: b\n",
+    "a|b\n-|-\n", "```\n", "<!--", "<p>", "<p><b a=x>", "<i></x>", '<a "', '<a b="', "<tr><td>",
+    "&", '"', '"a",', "a,", "\r", "    a\n", "***\n", "<li>", "--- ", " " * 99 + "x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content_type", [MD, HTML, TXT, CSV])
+def test_hostile_text_takes_linear_time(content_type: str) -> None:
+    for unit in HOSTILE:
+        small, large = (unit.encode() * (size // len(unit)) for size in (15_000, 60_000))
+        first, last = seconds(small, content_type), seconds(large, content_type)
+        # four times the input: 4 when linear, 16 when quadratic
+        if last > 10 * first + 0.05:
+            first, last = seconds(small, content_type), seconds(large, content_type)
+        assert last <= 10 * first + 0.05, unit
+
+
+def test_ten_megabytes_of_open_elements_are_refused_at_once() -> None:
+    assert seconds(b"<div>" * 2_000_000, HTML) <= 100 * seconds(b"<div>" * 20_000, HTML) + 0.5
+
+
+def test_limits_on_structure() -> None:
+    with pytest.raises(TooLarge, match="paragraphs, items and rows"):
+        read("a\n\n" * (MAX_BLOCKS + 1), TXT)
+    with pytest.raises(TooLarge, match="300,001 lines"):
+        read_markdown(b"\n" * 300_001)
+    draft = Draft()
+    with pytest.raises(TooLarge, match="50,000,000 characters"):
+        for _ in range(6):
+            draft.add("paragraph", "x" * 9_000_000)
