@@ -203,9 +203,14 @@ async def refuse_unsafe(settings: ServiceSettings) -> None:
 def listen(host: str, port: int) -> socket.socket:
     "Return a listening socket. Raises `Unavailable` when the address cannot be had."
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        return listener
     except OSError as error:
+        listener.close()
         raise Unavailable(
             f"cannot listen on {host} port {port}: {error.strerror}; choose another with "
             "SUPPORT_RAG_PORT, or stop what uses it"

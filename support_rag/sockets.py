@@ -63,6 +63,7 @@ class Phases(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
+        self.access_log = False  # uvicorn's line would hold the query string
         self.phase, self.since, self.seen = "head", self.loop.time(), 0
         self.timer: asyncio.TimerHandle | None = None
         self.stalled: asyncio.TimerHandle | None = None
