@@ -393,10 +393,14 @@ def register(
     "Create a tenant with its owner."
 
     async def command(held: Held) -> None:
-        from support_rag.auth import create_account
+        from support_rag.auth import Tokens
+        from support_rag.auth import register as sign_up
 
-        user = await create_account(held.database, tenant_name=name, email=email, password=password)
-        console.print(f"tenant {user.tenant_id}: sign in as {user.email}")
+        tokens = Tokens(held.settings.jwt_secret.get_secret_value())
+        made = await sign_up(
+            held.database, tokens, tenant_name=name, email=email, password=password
+        )
+        console.print(f"tenant {made.tenant.id}: sign in as {made.user.email}")
 
     run(command)
 
@@ -474,10 +478,22 @@ def migrate(
     ] = False,
 ) -> None:
     "Bring the schema up to date as its owner."
-    from support_rag.db import migrate_from_settings
+    from support_rag import db, roles
     from support_rag.settings import load_settings
 
-    version = migrate_from_settings(load_settings(), create=create_roles)
+    settings = load_settings()
+    app_url = roles.database_url(settings.database_url.get_secret_value())
+    owner_url = roles.database_url(settings.owner_database_url.get_secret_value())
+    if create_roles:
+        roles.create_roles(
+            settings.superuser_url.get_secret_value(),
+            owner_password=owner_url.password or "",
+            app_password=app_url.password or "",
+            owner=owner_url.username or "",
+            app=app_url.username or "",
+            database=owner_url.database or "",
+        )
+    version = db.migrate(roles.plain(owner_url), app_user=app_url.username or "")
     console.print(f"the schema is at {version}")
 
 # %% ../nbs/39_cli.ipynb #c030

@@ -67,6 +67,9 @@ class Servers(BaseSettings):
     owner_database_url: SecretStr = Field(
         SecretStr(""), description="PostgreSQL as the owner of the tables; only migrations use it"
     )
+    superuser_url: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL as superuser; only `migrate --create-roles` uses it"
+    )
     redis_url: SecretStr = Field(SecretStr(""), description="Redis or Valkey with its password")
     jwt_secret: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(48)),
