@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
+from .parse import heading_title
 from .release import ChunkParameters
 from .types import Block, BlockKind, Chunk, Document, ModelFileInvalid, Span, chunk_id
 
@@ -28,7 +29,7 @@ __all__ = ['CL100K_SHA256', 'CL100K_PATTERN', 'SENTENCE_END', 'NEVER_ENDS', 'END
            'load_vocabulary', 'encoding', 'count_tokens', 'characters_begun', 'token_starts', 'ends_sentence',
            'split_at', 'sentences', 'lines', 'words', 'windows', 'fits', 'divide', 'Unit', 'covering_blocks',
            'build_units', 'section_ends', 'block_bounds', 'Packer', 'opens_chunk', 'reach', 'best_cut', 'overlap_start',
-           'pack', 'heading_title', 'build_outline', 'heading_path', 'chunk']
+           'pack', 'build_outline', 'heading_path', 'chunk']
 
 # %% ../nbs/03_chunk.ipynb #c006
 CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
@@ -146,7 +147,7 @@ def words(text: str, span: Span) -> list[Span]:
 # %% ../nbs/03_chunk.ipynb #c024
 def windows(text: str, span: Span, *, size: int, overlap: int = 0) -> list[Span]:
     "Cut a span of `text` into windows of at most `size` tokens that share at most `overlap`."
-    starts = sorted({span.start + s for s in token_starts(span.of(text))})
+    starts = [span.start + start for start in token_starts(span.of(text))]
     found: list[Span] = []
     first, last_index = 0, len(starts) - 1
     while first < last_index:
@@ -214,10 +215,10 @@ def build_units(document: Document, parameters: ChunkParameters) -> list[Unit]:
     whole = [Block("paragraph", Span(0, len(text)))]
     blocks = covering_blocks(document) if parameters.mode == "structure" else whole
     for number, block in enumerate(blocks):
-        is_prose = block.kind == "paragraph"
-        parts = sentences(text, block.span) if is_prose else [block.span]
+        parts = sentences(text, block.span) if block.kind == "paragraph" else [block.span]
+        splitters = (lines, words) if block.kind == "code" else (sentences, lines, words)
         for part in parts:
-            pieces = divide(text, part, parameters.size_tokens)
+            pieces = divide(text, part, parameters.size_tokens, splitters)
             units += [Unit(piece, block.kind, number, block.level) for piece in pieces]
     return units
 
@@ -334,14 +335,6 @@ def pack(text: str, units: Sequence[Unit], parameters: ChunkParameters) -> list[
 HEADING_CHARACTERS = 120  # of one heading in a path
 
 
-def heading_title(document: Document, block: Block) -> str:
-    "Return a heading's words, without the marks of Markdown."
-    line = re.sub(r"\s+", " ", block.span.of(document.text)).strip()
-    if document.content_type == "text/markdown":
-        line = re.sub(r"^#{1,6}\s+|\s+#+$|\s+(=+|-+)$", "", line).replace("**", "").replace("`", "")
-    return line[:HEADING_CHARACTERS]
-
-
 def build_outline(document: Document) -> list[tuple[int, tuple[str, ...]]]:
     "Return where each heading starts with the path in force from there, in order."
     title = document.title[:HEADING_CHARACTERS]
@@ -350,7 +343,7 @@ def build_outline(document: Document) -> list[tuple[int, tuple[str, ...]]]:
     stack: list[tuple[int, str]] = []
     for block in document.blocks:
         if block.kind == "heading":
-            name = heading_title(document, block)
+            name = heading_title(document.text, block)[:HEADING_CHARACTERS]
             stack = [entry for entry in stack if entry[0] < block.level]
             stack.append((block.level, name))
             names = tuple(n for _, n in stack)
@@ -369,7 +362,7 @@ def heading_path(outline: Sequence[tuple[int, tuple[str, ...]]], span: Span) -> 
         shared += 1
     return paths[0][:shared]
 
-# %% ../nbs/03_chunk.ipynb #c048
+# %% ../nbs/03_chunk.ipynb #c050
 def chunk(document: Document, parameters: ChunkParameters) -> tuple[Chunk, ...]:
     "Return the document's chunks, in order. Together they cover each character but white space."
     text = document.text

@@ -199,7 +199,10 @@ def source_digest(source: str) -> str:
 
 # %% ../nbs/01_release.ipynb #c023
 INDEX_MODULES = ("types", "draft", "html", "office", "parse", "chunk", "embed")
-ANSWER_MODULES = ("types", "retrieve", "prompt", "quote", "generate", "gate", "pipeline", "pgindex")
+ANSWER_MODULES = (
+    "types", "retrieve", "prompt", "quote", "generate", "gate", "pipeline",
+    "lexical", "pgindex",
+)  # fmt: skip
 NUMERIC_LIBRARIES = (
     "numpy", "onnxruntime", "tokenizers", "tiktoken", "pystemmer", "pgvector",
     "pypdfium2", "python-docx", "selectolax", "markdown-it-py", "charset-normalizer",

@@ -160,7 +160,7 @@ class Hit(Record):
     bm25: float | None = None  # lexical score, where the lexical ranking saw it
     lexical_share: float | None = None  # `bm25` divided by the query's lexical limit, [0, 1)
 
-# %% ../nbs/00_types.ipynb #c026
+# %% ../nbs/00_types.ipynb #c027
 Role = Literal["user", "assistant"]
 
 
@@ -204,7 +204,7 @@ class Citation(Record):
     span: Span
     text: str
 
-# %% ../nbs/00_types.ipynb #c029
+# %% ../nbs/00_types.ipynb #c031
 class Outcome(StrEnum):
     "What the gate decided to do with an answer."
 
@@ -233,7 +233,7 @@ class Answer(Record):
     hits: tuple[Hit, ...] = ()
     trace: dict[str, Any] = field(default_factory=dict, repr=False)  # JSON: each step's facts
 
-# %% ../nbs/00_types.ipynb #c032
+# %% ../nbs/00_types.ipynb #c034
 class SupportRagError(Exception):
     "Base of every error this package raises on purpose."
 
@@ -274,7 +274,7 @@ class Forbidden(SupportRagError):
 
     code = "forbidden"
 
-# %% ../nbs/00_types.ipynb #c034
+# %% ../nbs/00_types.ipynb #c036
 class InputInvalid(SupportRagError):
     "The caller's data cannot be used as it is."
 
