@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from .parse import heading_title
+from .parse import heading_words
 from .release import ChunkParameters
 from .types import Block, BlockKind, Chunk, Document, ModelFileInvalid, Span, chunk_id
 
@@ -29,7 +29,7 @@ __all__ = ['CL100K_SHA256', 'CL100K_PATTERN', 'SENTENCE_END', 'NEVER_ENDS', 'END
            'load_vocabulary', 'encoding', 'count_tokens', 'characters_begun', 'token_starts', 'ends_sentence',
            'split_at', 'sentences', 'lines', 'words', 'windows', 'fits', 'divide', 'Unit', 'covering_blocks',
            'build_units', 'section_ends', 'block_bounds', 'Packer', 'opens_chunk', 'reach', 'best_cut', 'overlap_start',
-           'pack', 'build_outline', 'heading_path', 'chunk']
+           'pack', 'heading_title', 'build_outline', 'heading_path', 'chunk']
 
 # %% ../nbs/03_chunk.ipynb #c006
 CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
@@ -335,6 +335,11 @@ def pack(text: str, units: Sequence[Unit], parameters: ChunkParameters) -> list[
 HEADING_CHARACTERS = 120  # of one heading in a path
 
 
+def heading_title(document: Document, block: Block) -> str:
+    "Return a heading's words, cut to a line."
+    return heading_words(document.text, block)[:HEADING_CHARACTERS]
+
+
 def build_outline(document: Document) -> list[tuple[int, tuple[str, ...]]]:
     "Return where each heading starts with the path in force from there, in order."
     title = document.title[:HEADING_CHARACTERS]
@@ -343,7 +348,7 @@ def build_outline(document: Document) -> list[tuple[int, tuple[str, ...]]]:
     stack: list[tuple[int, str]] = []
     for block in document.blocks:
         if block.kind == "heading":
-            name = heading_title(document.text, block)[:HEADING_CHARACTERS]
+            name = heading_title(document, block)
             stack = [entry for entry in stack if entry[0] < block.level]
             stack.append((block.level, name))
             names = tuple(n for _, n in stack)

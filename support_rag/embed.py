@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,9 +33,10 @@ from .types import EmbeddingFailed, ModelFileInvalid, SettingsInvalid, Span
 # %% auto #0
 __all__ = ['UNSPACED', 'MARKS', 'LETTER', 'TERM', 'PART', 'MIXED', 'STOP_WORDS', 'TERM_CHARACTERS', 'MINILM_FILES',
            'DEADLINE_SECONDS', 'CALL_SECONDS', 'MAX_CALLS', 'MAX_WAIT_SECONDS', 'DEFAULT_WAIT_SECONDS',
-           'RETRIED_STATUS', 'REQUEST_TEXTS', 'REQUEST_TOKENS', 'NATIVE_DIM', 'stem', 'parts_of', 'analyse',
-           'Embeddings', 'Embedder', 'normalise', 'HashingEmbedder', 'model_file', 'equal_windows', 'MiniLMModel',
-           'MiniLMEmbedder', 'wait_seconds', 'describe', 'read_vectors', 'batches', 'OpenAIEmbedder', 'load_embedder']
+           'RETRIED_STATUS', 'REQUEST_TEXTS', 'REQUEST_TOKENS', 'NATIVE_DIM', 'ENDPOINT_TOKENS', 'stem', 'parts_of',
+           'analyse', 'Embeddings', 'Embedder', 'normalise', 'HashingEmbedder', 'model_file', 'equal_windows',
+           'MiniLMModel', 'MiniLMEmbedder', 'wait_seconds', 'describe', 'read_vectors', 'batches', 'request_vectors',
+           'readable', 'OpenAIEmbedder', 'load_embedder']
 
 # %% ../nbs/04_embed.ipynb #c006
 UNSPACED = (  # scripts without spaces: Thai to Lao, Burmese, Khmer, kana, Han
@@ -271,7 +272,7 @@ class MiniLMEmbedder:
             np.add.at(totals, [row for row, _ in batch], sums)
         return Embeddings(normalise(totals))
 
-# %% ../nbs/04_embed.ipynb #c037
+# %% ../nbs/04_embed.ipynb #c040
 DEADLINE_SECONDS = 30.0  # of one request, both calls together
 CALL_SECONDS = 14.0  # of one call
 MAX_CALLS = 2
@@ -298,7 +299,7 @@ def describe(error: Exception) -> str:
     status = getattr(error, "status_code", None)
     return f"status {status}" if status is not None else type(error).__name__
 
-# %% ../nbs/04_embed.ipynb #c039
+# %% ../nbs/04_embed.ipynb #c042
 def read_vectors(
     answer: Any,  # the body of POST /embeddings, as the client parsed it
     *,
@@ -325,7 +326,7 @@ def read_vectors(
         )
     return normalise(np.stack([rows[i] for i in range(n_texts)]))
 
-# %% ../nbs/04_embed.ipynb #c041
+# %% ../nbs/04_embed.ipynb #c044
 REQUEST_TEXTS = 128
 REQUEST_TOKENS = 50_000
 
@@ -343,63 +344,76 @@ def batches(
         total += size
     return [*found, slice(first, len(sizes))] if sizes else []
 
-# %% ../nbs/04_embed.ipynb #c044
+# %% ../nbs/04_embed.ipynb #c047
+async def request_vectors(
+    client: openai.AsyncOpenAI,  # made with max_retries=0
+    texts: Sequence[str],  # at most `REQUEST_TEXTS`
+    *,
+    dim: int,
+    options: Mapping[str, Any],  # model, and what else the request carries
+) -> NDArray[np.float32]:
+    "Return the vectors of one request. Raises `EmbeddingFailed` after `MAX_CALLS`."
+    calls_left = MAX_CALLS
+    while True:
+        calls_left -= 1
+        try:
+            answer = await client.embeddings.create(
+                input=list(texts), encoding_format="float", **options
+            )
+            return read_vectors(answer, n_texts=len(texts), dim=dim)
+        except (openai.APIError, ValueError) as error:
+            wait = wait_seconds(error)
+            if wait is None or calls_left == 0:
+                raise EmbeddingFailed(
+                    f"the embedding endpoint failed: {describe(error)}", retry_after_seconds=wait
+                ) from error
+        await asyncio.sleep(wait)
+
+# %% ../nbs/04_embed.ipynb #c049
 NATIVE_DIM = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
+ENDPOINT_TOKENS = 8191  # of one text
+
+
+def readable(text: str) -> tuple[str, int, int]:
+    "Return what the endpoint reads of a text, its tokens, and the tokens cut off."
+    text = text if text.strip() else " "
+    n_tokens = count_tokens(text)
+    if n_tokens <= ENDPOINT_TOKENS:
+        return text, n_tokens, 0
+    head = windows(text, Span(0, len(text)), size=ENDPOINT_TOKENS)[0].of(text)
+    n_read = count_tokens(head)
+    return head, n_read, n_tokens - n_read
 
 
 class OpenAIEmbedder:
     "An `Embedder` that asks an OpenAI-compatible endpoint."
 
-    max_tokens = 8191
+    max_tokens = ENDPOINT_TOKENS
 
     def __init__(self, model: str, dim: int, client: openai.AsyncOpenAI) -> None:
-        self.model, self.dim = model, dim
-        self.name = model if NATIVE_DIM.get(model) == dim else f"{model}@{dim}"
+        native = NATIVE_DIM.get(model)
+        self.name, self.dim = model if native == dim else f"{model}@{dim}", dim
         self._client = client.with_options(max_retries=0, timeout=CALL_SECONDS)
-        shortened = model in NATIVE_DIM and NATIVE_DIM[model] != dim
-        self._options: dict[str, Any] = {"dimensions": dim} if shortened else {}
-
-    async def _request(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        for call in range(1, MAX_CALLS + 1):
-            try:
-                answer = await self._client.embeddings.create(
-                    model=self.model, input=list(texts), encoding_format="float", **self._options
-                )
-                return read_vectors(answer, n_texts=len(texts), dim=self.dim)
-            except (openai.APIError, ValueError) as error:
-                wait = wait_seconds(error)
-                if wait is None or call == MAX_CALLS:
-                    raise EmbeddingFailed(
-                        f"the embedding endpoint failed: {describe(error)}",
-                        retry_after_seconds=wait,
-                    ) from error
-            await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
-
-    def readable(self, text: str) -> tuple[str, int, int]:
-        "Return what the endpoint reads of a text, its tokens, and the tokens cut off."
-        text = text if text.strip() else " "
-        n_tokens = count_tokens(text)
-        if n_tokens <= self.max_tokens:
-            return text, n_tokens, 0
-        head = windows(text, Span(0, len(text)), size=self.max_tokens)[0].of(text)
-        return head, self.max_tokens, n_tokens - self.max_tokens
+        shortened = {} if native in (None, dim) else {"dimensions": dim}
+        self._options: dict[str, Any] = {"model": model, **shortened}
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        "Return a vector for each text. Raises `EmbeddingFailed` after 30 seconds or two calls."
-        read = [self.readable(text) for text in texts]
+        "Return a vector for each text. Raises `EmbeddingFailed`: 30 s or two calls a request."
+        read = [readable(text) for text in texts]
         rows = [np.zeros((0, self.dim), np.float32)]
         for part in batches([n_tokens for _, n_tokens, _ in read]):
+            request = request_vectors(
+                self._client, [t for t, _, _ in read[part]], dim=self.dim, options=self._options
+            )
             try:
-                async with asyncio.timeout(DEADLINE_SECONDS):
-                    rows.append(await self._request([text for text, _, _ in read[part]]))
+                rows.append(await asyncio.wait_for(request, DEADLINE_SECONDS))
             except TimeoutError as error:
                 raise EmbeddingFailed(
                     f"the embedding endpoint took more than {DEADLINE_SECONDS:.0f} s"
                 ) from error
         return Embeddings(np.concatenate(rows), sum(cut for _, _, cut in read))
 
-# %% ../nbs/04_embed.ipynb #c048
+# %% ../nbs/04_embed.ipynb #c055
 def load_embedder(
     parameters: EmbedParameters,
     *,

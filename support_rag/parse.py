@@ -34,7 +34,7 @@ __all__ = ['NEWLINE', 'RULE', 'CELL_END', 'Stroke', 'KINDS', 'SLAB_LINES', 'MAX_
            'NAME_CHARACTERS', 'WORD', 'PARSERS', 'CONTENT_TYPES', 'SIGNATURES', 'TITLE_CHARACTERS', 'line_starts',
            'trim', 'first_line', 'read_text', 'block_parser', 'count_cells', 'table_start', 'strokes', 'painted',
            'markdown_blocks', 'read_markdown', 'sniff_delimiter', 'csv_rows', 'read_csv', 'content_type_of',
-           'check_signature', 'heading_title', 'title_of', 'parse']
+           'check_signature', 'heading_words', 'title_of', 'parse']
 
 # %% ../nbs/02_parse.ipynb #c006
 NEWLINE = re.compile(r"\r\n?|\n")
@@ -298,7 +298,7 @@ def check_signature(content: bytes, content_type: str) -> None:
 TITLE_CHARACTERS = 200
 
 
-def heading_title(text: str, block: Block) -> str:
+def heading_words(text: str, block: Block) -> str:
     "Return the words of a heading, without the marks of Markdown."
     line = " ".join(block.span.of(text).split())
     line = re.sub(r"^#{1,6}\s+|\s+#+$|\s+(=+|-+)$", "", line)
@@ -312,7 +312,7 @@ def title_of(parsed: Parsed, source: str) -> str:
     if parsed.title and not top:
         return parsed.title
     best = (*top, *headings)[:1]
-    named = "".join(heading_title(parsed.text, block) for block in best)
+    named = "".join(heading_words(parsed.text, block) for block in best)
     return named or re.sub(r"[-_\s]+", " ", PurePosixPath(source).stem)
 
 # %% ../nbs/02_parse.ipynb #c049

@@ -121,7 +121,10 @@ def half_unit(
     "Round to half precision, as pgvector's halfvec, and scale each row to length 1."
     halves = np.asarray(vectors, dtype=np.float16).astype(np.float64)
     lengths = np.linalg.norm(halves, axis=1, keepdims=True)
-    return np.divide(halves, lengths, out=np.zeros_like(halves), where=lengths > 0)
+    scaled: NDArray[np.float64] = np.divide(
+        halves, lengths, out=np.zeros_like(halves), where=lengths > 0
+    )
+    return scaled
 
 
 def best_first(scores: NDArray[np.float64], *, n: int) -> list[int]:
@@ -241,7 +244,8 @@ def fuse(
     for rank, chunk_id in enumerate(best, 1):
         dense_rank, similarity = dense.get(chunk_id, (None, None))
         lexical_rank, bm25 = lexical.get(chunk_id, (None, None))
-        share = bm25 / rankings.lexical_limit if bm25 and rankings.lexical_limit > 0 else None
+        limit = rankings.lexical_limit
+        share = None if bm25 is None or limit <= 0 else bm25 / limit
         hits.append(
             Hit(
                 chunk=chunks[chunk_id],
