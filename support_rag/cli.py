@@ -250,9 +250,10 @@ def ingest(
     `support-rag ingest handbook.pdf docs/ faq.jsonl --tenant ada@acme.example`
     """
 
+    items = list(read_paths(paths, passed_over=lambda path: console.print(f"passed over: {path}")))
+
     async def command(held: Held) -> None:
         tenant_id = await find_tenant(held.database, tenant)
-        items = list(read_paths(paths, passed_over=lambda p: console.print(f"passed over: {p}")))
         started = time.monotonic()
         with progress_bar() as bar:
             ids = await send(held, tenant_id, items, bar)
@@ -272,7 +273,7 @@ def ingest(
 def search(
     query: Annotated[str, typer.Argument(help="what to look for")],
     tenant: TenantOption = DEMO,
-    k: Annotated[int, typer.Option(help="hits at most", min=1, max=100)] = 8,
+    k: Annotated[int, typer.Option("--k", "-k", help="hits at most", min=1, max=100)] = 8,
 ) -> None:
     "Show the hits of a query with both of their ranks."
 
