@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -32,10 +32,10 @@ from support_rag.store import (
 from .types import Answer, Conflict, InputInvalid, Record, Role, Turn, Unavailable
 
 # %% auto #0
-__all__ = ['ConversationStatus', 'MAX_LISTED', 'MAX_QUESTION', 'MAX_TURNS', 'STORE_TRIES', 'ABANDONED', 'ConversationRecord',
-           'create_conversation', 'get_conversation', 'list_conversations', 'change_open', 'close_conversation',
-           'MessageRecord', 'add_message', 'list_messages', 'check_question', 'Asked', 'store_question', 'sources_of',
-           'store_reply', 'store_summary', 'is_settled']
+__all__ = ['ConversationStatus', 'MAX_LISTED', 'MAX_QUESTION', 'MAX_TURNS', 'T', 'MAX_PAUSE_SECONDS', 'ABANDONED',
+           'ConversationRecord', 'create_conversation', 'get_conversation', 'list_conversations', 'change_open',
+           'close_conversation', 'MessageRecord', 'add_message', 'list_messages', 'check_question', 'Asked', 'turns_of',
+           'store_question', 'patiently', 'sources_of', 'store_reply', 'store_summary', 'is_settled', 'read_settled']
 
 # %% ../nbs/28_messages.ipynb #c006
 ConversationStatus = Literal["open", "closed", "handed_off"]
@@ -187,6 +187,11 @@ class Asked(Record):
     index: IndexRecord | None  # that serves; None before the tenant's first document
 
 
+def turns_of(messages: Sequence[MessageRecord]) -> tuple[Turn, ...]:
+    "Return messages as a prompt sees them."
+    return tuple(Turn(message.role, message.content) for message in messages)
+
+
 async def store_question(
     session: AsyncSession, *, tenant_id: str, conversation_id: str, content: str
 ) -> Asked:
@@ -198,13 +203,25 @@ async def store_question(
     question = await add_message(session, **where, seq=seq, role="user", content=content)
     covered = conversation.summary_seq
     earlier = await list_messages(session, **where, after=covered, before=seq, limit=MAX_TURNS)
-    history = tuple(Turn(message.role, message.content) for message in earlier)
-    return Asked(question, conversation, history, index)
+    return Asked(question, conversation, turns_of(earlier), index)
 
 # %% ../nbs/28_messages.ipynb #c026
-STORE_TRIES = 3
+T = TypeVar("T")
+MAX_PAUSE_SECONDS = 2.0
 
 
+async def patiently(work: Callable[[], Awaitable[T]], *, tries: int = 3) -> T:
+    "Return what `work` returns; try again while it raises `Unavailable`."
+    for left in reversed(range(tries)):
+        try:
+            return await work()
+        except Unavailable as error:
+            if left == 0:
+                raise
+            await asyncio.sleep(min(MAX_PAUSE_SECONDS, error.retry_after_seconds or 1.0))
+    raise AssertionError("unreachable")
+
+# %% ../nbs/28_messages.ipynb #c029
 def sources_of(answer: Answer) -> list[dict[str, Any]]:
     "Return the cited spans as they are stored and shown; the text cites them by `number`."
     return [
@@ -228,17 +245,14 @@ async def store_reply(database: Database, question: MessageRecord, answer: Answe
     values |= {"content": answer.text, "sources": sources_of(answer), "trace": answer.trace}
     values |= {"confidence": answer.decision.confidence, "reason": answer.decision.reason}
     values |= {"decision": answer.decision.outcome.value, "release_id": answer.release_id}
-    for left in reversed(range(STORE_TRIES)):
-        try:
-            async with database.tenant(question.tenant_id) as session:
-                return await add_message(session, **values)
-        except Unavailable as error:
-            if left == 0:
-                raise
-            await asyncio.sleep(min(2.0, error.retry_after_seconds or 1.0))
-    raise AssertionError("unreachable")
 
-# %% ../nbs/28_messages.ipynb #c030
+    async def store() -> MessageRecord:
+        async with database.tenant(question.tenant_id) as session:
+            return await add_message(session, **values)
+
+    return await patiently(store)
+
+# %% ../nbs/28_messages.ipynb #c033
 async def store_summary(
     session: AsyncSession,
     conversation: ConversationRecord,  # as it was when the summary was begun
@@ -252,7 +266,7 @@ async def store_summary(
     change = sa.update(db.conversations).where(this).values(summary=summary, summary_seq=reach)
     return await session.scalar(change.returning(db.conversations.c.id)) is not None
 
-# %% ../nbs/28_messages.ipynb #c034
+# %% ../nbs/28_messages.ipynb #c037
 ABANDONED = timedelta(seconds=60)
 
 
@@ -263,3 +277,17 @@ def is_settled(
     answered = {message.seq - 1 for message in messages if message.role == "assistant"}
     waiting = (m for m in messages if m.role == "user" and m.seq not in answered)
     return all(datetime.now(UTC) - m.created_at > ABANDONED for m in waiting)
+
+# %% ../nbs/28_messages.ipynb #c038
+async def read_settled(
+    session: AsyncSession, conversation: ConversationRecord, *, reach: int
+) -> tuple[Turn, ...]:
+    "Return the turns after the summary up to number `reach`; none while a reply is to come."
+    due = await list_messages(
+        session,
+        tenant_id=conversation.tenant_id,
+        conversation_id=conversation.id,
+        after=conversation.summary_seq,
+        before=reach + 1,
+    )
+    return turns_of(due) if is_settled(due) else ()
