@@ -88,7 +88,13 @@ LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 EMAIL = rf"^[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{LABEL}(\.{LABEL})*$"
 Email = Annotated[str, Field(pattern=EMAIL, max_length=254, examples=["ada@example.com"])]
 Password = Annotated[
-    SecretStr, Field(min_length=8, max_length=128, examples=["correct horse battery"])
+    SecretStr,
+    Field(
+        min_length=8,
+        max_length=128,
+        examples=["correct horse battery"],
+        json_schema_extra={"pattern": r"^[^\x00]*$"},  # JSON with a NUL is refused as a whole
+    ),
 ]
 
 

@@ -48,10 +48,10 @@ __all__ = ['Short', 'EXACT', 'Plain', 'Key', 'Metadata', 'TEXT_TYPE', 'READABLE'
            'get_document', 'delete_document']
 
 # %% ../nbs/32_documents.ipynb #c006
-Short = Annotated[str, StringConstraints(max_length=1000)]
+Short = Annotated[Text, StringConstraints(max_length=1000)]
 EXACT = Field(ge=-(2**53), le=2**53)  # what every reader of JSON keeps exact
 Plain = Short | bool | Annotated[int, EXACT] | Annotated[float, EXACT] | None
-Key = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Key = Annotated[Text, StringConstraints(min_length=1, max_length=100)]
 Metadata = Annotated[dict[Key, Plain], Field(max_length=50, examples=[{"product": "kiosk"}])]
 
 
@@ -66,7 +66,7 @@ class Labels(Strict):
         "Without one, a file's name is the source, and a text's hash.",
         examples=["kiosk/offline.md"],
     )
-    content_type: str | None = Field(
+    content_type: Text | None = Field(
         None, max_length=200, description="By default what the file's name says."
     )
     metadata: Metadata | None = None
@@ -77,7 +77,7 @@ class DocumentText(Labels):
 
     title: VisibleText = Field(max_length=500, examples=["Kiosk offline mode"])
     content: Text = Field(min_length=1, examples=["# Kiosk\n\nIt keeps punches for 72 hours."])
-    content_type: str | None = Field(
+    content_type: Text | None = Field(
         None, max_length=200, description="A text format; `text/markdown` by default."
     )
 
@@ -163,7 +163,7 @@ async def read_file(request: Request) -> Upload:
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise InputInvalid("the form's charset cannot be used: send UTF-8, without a charset")
     async with request.form(max_files=1, max_fields=10, max_part_size=64_000) as form:
-        fields: dict[str, Any] = dict(form.multi_items())
+        fields: dict[str, Any] = {name: value for name, value in form.multi_items() if value != ""}
         file = fields.pop("file", None)
         if not isinstance(file, UploadFile):
             raise InputInvalid("the form has no file: send one in the field `file`")
@@ -217,16 +217,23 @@ def body_schema() -> dict[str, Any]:
     "Return the OpenAPI description of the body of an upload."
     text, labels = DocumentText.model_json_schema(), Labels.model_json_schema()
     file = {"type": "string", "format": "binary", "description": f"At most {MAX_BYTES} bytes."}
+    fields = {
+        name: {**field, **next(one for one in field["anyOf"] if one != {"type": "null"})}
+        for name, field in labels["properties"].items()
+    }
+    for field in fields.values():
+        field.pop("anyOf"), field.pop("default")
     stated = {
         "type": "string",
         "contentMediaType": "application/json",
         "description": "A JSON object, as in the other form of this request.",
+        "examples": ['{"product": "kiosk"}'],
     }
     form = {
         **labels,
         "title": "DocumentFile",
         "description": "A document as a file.",
-        "properties": {"file": file, **labels["properties"], "metadata": stated},
+        "properties": {"file": file, **fields, "metadata": stated},
         "required": ["file"],
     }
     content = {"application/json": {"schema": text}, "multipart/form-data": {"schema": form}}
@@ -286,7 +293,7 @@ async def list_documents(
     return page(records, limit=limit, show=show_document, seal=seal)
 
 # %% ../nbs/32_documents.ipynb #c034
-@router.get("/{document_id}", summary="Get a document", responses=refusals(401, 404, 422))
+@router.get("/{document_id:uuid}", summary="Get a document", responses=refusals(401, 404, 422))
 async def get_document(document_id: UUID, caller: SignedIn, database: HeldDatabase) -> Document:
     "Return a document and how far its processing is."
     who = {"tenant_id": caller.tenant_id, "document_id": str(document_id)}
@@ -295,7 +302,7 @@ async def get_document(document_id: UUID, caller: SignedIn, database: HeldDataba
 
 
 @router.delete(
-    "/{document_id}",
+    "/{document_id:uuid}",
     status_code=204,
     summary="Delete a document",
     responses=refusals(401, 404, 422),

@@ -30,8 +30,9 @@ from .types import NotFound, SupportRagError
 # %% auto #0
 __all__ = ['STATUS', 'CODES', 'PROBLEM_JSON', 'HIDDEN', 'WORDS', 'SPACES', 'Text', 'VisibleText', 'Position', 'EPOCH',
            'MAC_BYTES', 'T', 'Limit', 'Cursor', 'HeldCursors', 'FieldError', 'Problem', 'problem', 'request_id_of',
-           'on_error', 'on_refusal', 'on_invalid', 'add_problem_handlers', 'refusals', 'refuse_json', 'finite',
-           'storable', 'load_json', 'StrictRequest', 'StrictRoute', 'Strict', 'Cursors', 'Page', 'page', 'held']
+           'on_error', 'methods_of', 'on_refusal', 'on_invalid', 'add_problem_handlers', 'refusals', 'refuse_json',
+           'finite', 'storable', 'load_json', 'StrictRequest', 'StrictRoute', 'Strict', 'Cursors', 'Page', 'page',
+           'held']
 
 # %% ../nbs/30_http.ipynb #c006
 STATUS = {
@@ -128,13 +129,22 @@ def on_error(request: Request, error: Exception) -> Response:
         structlog.get_logger("http").error("request_failed", code=error.code, cause=cause)
     return problem(status, error.code, error.message, request_id=request_id, headers=headers)
 
+# %% ../nbs/30_http.ipynb #c016
+def methods_of(request: Request) -> dict[str, str]:
+    "Return the `Allow` header of a path: the methods of all its routes, where they are described."
+    path = getattr(request.scope.get("route"), "path_format", "")
+    methods = request.app.openapi()["paths"].get(path, {})
+    return {"Allow": ", ".join(sorted(method.upper() for method in methods))} if methods else {}
+
 
 def on_refusal(request: Request, error: Exception) -> Response:
     "Answer a refusal of the framework: no such path, wrong method, body too large."
     assert isinstance(error, HTTPException)
-    status = error.status_code
+    status, headers = error.status_code, dict(error.headers or {})
+    if status == 405:
+        headers |= methods_of(request)
     code, request_id = CODES.get(status, "bad_request"), request_id_of(request)
-    return problem(status, code, str(error.detail), request_id=request_id, headers=error.headers)
+    return problem(status, code, str(error.detail), request_id=request_id, headers=headers)
 
 
 def on_invalid(request: Request, error: Exception) -> Response:
@@ -150,7 +160,7 @@ def on_invalid(request: Request, error: Exception) -> Response:
     code, request_id = "input_invalid", request_id_of(request)
     return problem(422, code, detail, request_id=request_id, errors=errors)
 
-# %% ../nbs/30_http.ipynb #c016
+# %% ../nbs/30_http.ipynb #c018
 def add_problem_handlers(app: FastAPI) -> None:
     "Let `app` answer every error that is raised on purpose with a problem."
     app.add_exception_handler(SupportRagError, on_error)
@@ -166,16 +176,18 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
         for status in sorted({*statuses, 413, 500, 503})
     }
 
-# %% ../nbs/30_http.ipynb #c019
+# %% ../nbs/30_http.ipynb #c021
 def refuse_json(what: str) -> NoReturn:
     "Raise the error that FastAPI reports as a 422 for the whole body."
     raise json.JSONDecodeError(what, "", 0)
 
 
-def finite(number: str) -> float:
-    "Return a JSON number as a float, refusing those too large for one."
+def finite(number: str) -> float | int:
+    "Return a JSON number with a point or an exponent, refusing those too large for a float."
     value = float(number)
-    return value if math.isfinite(value) else refuse_json("a number is too large")
+    if not math.isfinite(value):
+        refuse_json("a number is too large")
+    return int(value) if value.is_integer() and abs(value) <= 2**53 else value
 
 
 def storable(value: Any) -> bool:
@@ -209,7 +221,7 @@ def load_json(body: bytes) -> Any:
         refuse_json("a string holds U+0000 or half of a surrogate pair")
     return value
 
-# %% ../nbs/30_http.ipynb #c023
+# %% ../nbs/30_http.ipynb #c025
 class StrictRequest(Request):
     "A request whose JSON is read strictly."
 
@@ -243,7 +255,7 @@ VisibleText = Annotated[
     str, StringConstraints(pattern=rf"^[^\x00]*[^{SPACES}][^\x00]*$")
 ]  # can be stored, and has something to read
 
-# %% ../nbs/30_http.ipynb #c028
+# %% ../nbs/30_http.ipynb #c030
 Position = tuple[datetime, str]  # created_at and id of the last record of a page
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAC_BYTES = 16
@@ -279,7 +291,7 @@ class Cursors:
         moment = EPOCH + timedelta(microseconds=int.from_bytes(content[:8], "big"))
         return moment, str(uuid.UUID(bytes=content[8:]))
 
-# %% ../nbs/30_http.ipynb #c032
+# %% ../nbs/30_http.ipynb #c034
 T = TypeVar("T")
 Limit = Annotated[int, Query(ge=1, le=100, description="How many items at most.")]
 Cursor = Annotated[
@@ -307,7 +319,7 @@ def page(
     last = (shown[-1].created_at, shown[-1].id) if len(records) > limit else None
     return Page(items=[show(r) for r in shown], next_cursor=None if last is None else seal(last))
 
-# %% ../nbs/30_http.ipynb #c034
+# %% ../nbs/30_http.ipynb #c036
 def held(name: str) -> Callable[[Request], Any]:
     "Return a dependency: what the application holds under `name`."
 
