@@ -177,7 +177,7 @@ async def test_uploads_at_once_are_one_document(database, tenant):
 async def test_a_replacement_that_fails_leaves_the_served_version(database, tenant):
     first, _ = await accept(database, tenant, source="a.md")
     assert await make_ready(database, tenant, first)
-    second, _ = await accept(database, tenant, source="a.md", content=b"broken")
+    await accept(database, tenant, source="a.md", content=b"broken")
     async with database.tenant(tenant) as session:
         assert await store.fail(
             session, tenant_id=tenant, document_id=first.id, version=2, error="e", error_code="c"
