@@ -2,10 +2,15 @@
 BIN := .venv/bin
 
 help: ## show this list
+	@echo 'First: make up. After an edit in nbs/: make export, then make test.'
+	@echo
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
-
-environment: ## make .venv from the lock
-	@.ci/environment
+	@echo
+	@echo 'One test:       .venv/bin/python -m pytest tests/test_store.py -k identity'
+	@echo 'One notebook:   .venv/bin/python -m pytest --nbval nbs/03_chunk.ipynb'
+	@echo 'Another Python: make up PYTHON=/path/to/python3   (3.11, 3.12 or 3.13)'
+	@echo 'Another port:   SUPPORT_RAG_PORT=8001 make up     (0 takes a free one)'
+	@echo 'Elsewhere:      SUPPORT_RAG_HOME=/path make up    (data, secrets and logs)'
 
 up: environment ## start everything, load the sample help centre, answer a question (Ctrl-C stops)
 	@$(BIN)/support-rag up
@@ -16,24 +21,30 @@ down: environment ## stop what `make up` started, from another terminal
 reset: environment ## stop, and delete the local databases
 	@$(BIN)/support-rag reset
 
+doctor: environment ## say what is wrong with this installation
+	@$(BIN)/support-rag doctor
+
 test: environment browser lint notebooks ## run every check: lint, types, notebooks, tests
 	@$(BIN)/python -m pytest tests
 
-lint: environment
+lint: environment ## style and types only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-notebooks: environment
+notebooks: environment ## run every notebook and compare its outputs
 	@$(BIN)/python -m pytest --nbval nbs
 	@SUPPORT_RAG_EVAL=reduced $(BIN)/python -m pytest --nbval-lax evals
-
-browser:
-	@.ci/browser
 
 export: environment ## after editing notebooks: clean them and export the package
 	@$(BIN)/ruff check --fix -q nbs evals && $(BIN)/ruff format -q nbs evals
 	@$(BIN)/nbdev-clean && $(BIN)/nbdev-clean --fname evals && $(BIN)/nbdev-export
+
+environment: ## make .venv from the lock
+	@PYTHON='$(PYTHON)' .ci/environment
+
+browser:
+	@.ci/browser
 
 lock: environment ## resolve the newest releases into requirements*.txt
 	@$(BIN)/uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
@@ -42,4 +53,4 @@ lock: environment ## resolve the newest releases into requirements*.txt
 	  --generate-hashes --no-header --no-emit-index-url -o requirements-service.txt
 	@echo 'uv' | $(BIN)/uv pip compile -q - --universal --generate-hashes --no-header --upgrade -o .ci/uv.txt
 
-.PHONY: help environment up down reset test lint notebooks browser export lock
+.PHONY: help up down reset doctor test lint notebooks export environment browser lock

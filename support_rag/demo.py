@@ -174,7 +174,7 @@ def watch(api: Api, sources: set[str], bar: Progress) -> dict[str, str]:
             changed, before = time.monotonic(), len(ours)
         elif time.monotonic() - changed > IDLE_SECONDS:
             raise Unavailable(f"no document was finished in {IDLE_SECONDS:.0f} s: see worker.log")
-        time.sleep(0.3)
+        time.sleep(0.5)
 
 # %% ../nbs/37_demo.ipynb #c029
 def load_sample(api: Api, home: Path, console: Console) -> int:
@@ -194,7 +194,7 @@ def load_sample(api: Api, home: Path, console: Console) -> int:
     return len(documents)
 
 # %% ../nbs/37_demo.ipynb #c033
-QUESTION = "How long is the link in an invitation valid?"
+QUESTION = "When does an invitation expire?"
 
 
 def ask(api: Api, question: str = QUESTION) -> dict[str, Any]:
@@ -207,9 +207,9 @@ def ask(api: Api, question: str = QUESTION) -> dict[str, Any]:
 def show_reply(question: str, reply: Mapping[str, Any]) -> str:
     "Return a question and its reply, with sources and confidence, as lines of text."
     sources = [
-        f"  [{number}] {source['title']} ({source['source']}, "
+        f"  [{source['number']}] {source['title']} ({source['source']}, "
         f"characters {source['start']}–{source['end']})"
-        for number, source in enumerate(reply["sources"], 1)
+        for source in reply["sources"]
     ]
     decided = f"{reply['decision']} ({reply['reason']}), confidence {reply['confidence']:.2f}"
     return "\n".join(

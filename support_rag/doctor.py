@@ -181,6 +181,8 @@ async def look_at_indexes(database: Database, release: Release) -> str:
 # %% ../nbs/38_doctor.ipynb #c024
 async def look_at_redis(redis_url: str) -> str:
     "Return version and policy of Redis, or raise what is wrong with it."
+    if not redis_url:
+        raise SettingsInvalid(f"{variable('redis_url')} is not set")
     try:
         client = redis.asyncio.Redis.from_url(redis_url, socket_timeout=3, socket_connect_timeout=3)
     except ValueError as error:
@@ -229,10 +231,7 @@ async def examine_database(settings: ServiceSettings) -> list[Check]:
 
     database = create_database(settings.database_url.get_secret_value(), pool_size=1)
     checks = [await check_later("database", ping, remedy=SERVERS)]
-    migrate, worker = (
-        "`support-rag migrate`, as the owner",
-        "run `support-rag worker`, read its log",
-    )
+    migrate, worker = "`support-rag migrate`, as the owner", "`support-rag worker`; read its log"
     if checks[0].ok:
         checks += [
             await check_later("schema", safe, remedy=migrate),
@@ -248,7 +247,7 @@ async def examine(settings: ServiceSettings) -> list[Check]:
     redis_url = settings.redis_url.get_secret_value()
     checks = await asyncio.to_thread(lambda: list(examine_machine(settings)))
     checks.append(await check_later("redis", partial(look_at_redis, redis_url), remedy=SERVERS))
-    try:
-        return [*checks, *await examine_database(settings)]
-    except SettingsInvalid as error:
-        return [*checks, Check("database", False, str(error), SERVERS)]
+    if not settings.database_url.get_secret_value():
+        missing = f"{variable('database_url')} is not set"
+        return [*checks, Check("database", False, missing, SERVERS)]
+    return [*checks, *await examine_database(settings)]
