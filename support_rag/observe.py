@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
@@ -26,13 +25,14 @@ from prometheus_client import (
 
 # %% auto #0
 __all__ = ['HIDDEN', 'SECRET_KEYS', 'SECRETS', 'REGISTRY', 'SECONDS', 'HTTP_REQUESTS', 'HTTP_SECONDS', 'STAGE_SECONDS',
-           'ANSWER_CONFIDENCE', 'DECISIONS', 'INGEST_OUTCOMES', 'MULTIPROCESS', 'blank', 'configure_logging', 'stage',
-           'render_metrics']
+           'ANSWER_CONFIDENCE', 'DECISIONS', 'INGEST_OUTCOMES', 'MULTIPROCESS', 'blank', 'blank_under',
+           'configure_logging', 'stage', 'render_metrics']
 
 # %% ../nbs/22_observe.ipynb #c006
 HIDDEN = "[hidden]"
 SECRET_KEYS = re.compile(
-    r"pass(word|wd)?|secret|token|authori[sz]ation|cookie|api_?key|jwt|content|question|message$",
+    r"passw|secret|token|authori[sz]ation|cookie|api_?key|jwt|email"
+    r"|(content|text|question|query|answer|message)$",
     re.IGNORECASE,
 )
 SECRETS = (
@@ -44,16 +44,23 @@ SECRETS = (
 
 
 def blank(value: Any) -> Any:
-    "Return `value` with tokens and passwords inside texts, lists and mappings blanked."
-    if isinstance(value, str):
-        for pattern in SECRETS:
-            value = pattern.sub(HIDDEN, value)
+    "Return `value` as JSON can hold it, with what is secret or somebody's words blanked."
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
-        return {k: HIDDEN if SECRET_KEYS.search(str(k)) else blank(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
+        return {str(key): blank_under(str(key), item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [blank(item) for item in value]
-    return value
+    text = str(value)
+    for pattern in SECRETS:
+        text = pattern.sub(HIDDEN, text)
+    return text
+
+
+def blank_under(key: str, value: Any) -> Any:
+    "Return the value of a key. Under a secret key only numbers are kept: `n_tokens` is no secret."
+    number = value is None or isinstance(value, (bool, int, float))
+    return HIDDEN if SECRET_KEYS.search(key) and not number else blank(value)
 
 # %% ../nbs/22_observe.ipynb #c010
 def _blank_line(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -80,10 +87,10 @@ def configure_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    render = [
+    render: list[Any] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         _blank_line,
-        structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+        structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(
@@ -147,9 +154,8 @@ def render_metrics(
     "Return all metrics in Prometheus' text format, of every process that shares the folder."
     registry = REGISTRY
     if folder := os.environ.get(MULTIPROCESS):
-        Path(folder).mkdir(parents=True, exist_ok=True)
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry, path=folder)
+        multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
     lines = ["# HELP queue_depth Unfinished jobs.", "# TYPE queue_depth gauge"]
     lines += [f'queue_depth{{kind="{kind}"}} {count}' for kind, count in queue_depth.items()]
     return generate_latest(registry) + "\n".join([*lines, ""]).encode()

@@ -19,8 +19,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from .types import SettingsInvalid
 
 # %% auto #0
-__all__ = ['MIN_SECRET_BYTES', 'MIN_PASSWORD_BYTES', 'MIN_DISTINCT', 'PLACEHOLDERS', 'PREFIX', 'SERVICE_FILE', 'weakness',
-           'Servers', 'ServiceSettings', 'variable', 'refuse_unknown', 'load_settings', 'save_service_file',
+__all__ = ['MIN_SECRET_BYTES', 'MIN_PASSWORD_BYTES', 'MIN_DISTINCT', 'PLACEHOLDERS', 'PREFIX', 'SERVICE_FILE', 'OTHERS',
+           'weakness', 'Servers', 'ServiceSettings', 'variable', 'refuse_unknown', 'load_settings', 'save_service_file',
            'settings_table']
 
 # %% ../nbs/20_settings.ipynb #c006
@@ -55,7 +55,12 @@ class Servers(BaseSettings):
     "Where the servers are, and the secrets that open them."
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, populate_by_name=True, frozen=True, extra="ignore"
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
     environment: Literal["development", "production"] = Field(
         "development", description="`production` refuses missing, short and default secrets"
@@ -109,16 +114,20 @@ class ServiceSettings(Servers):
         jwt = self.jwt_secret.get_secret_value() if "jwt_secret" in self.model_fields_set else ""
         if why := weakness(jwt):
             yield "jwt_secret", why
-        for name in ("database_url", "redis_url", "owner_database_url"):
+        for name in ("database_url", "redis_url", "owner_database_url", "superuser_url"):
             url = getattr(self, name).get_secret_value()
-            if not url and name == "owner_database_url":
-                continue  # only migrations need it
+            if not url and name in ("owner_database_url", "superuser_url"):
+                continue  # only migrations need them
             password = unquote(urlsplit(url).password or "")
             if why := weakness(password, least_bytes=MIN_PASSWORD_BYTES):
                 yield name, "is missing" if not url else f"has a password that {why}"
 
 # %% ../nbs/20_settings.ipynb #c016
 SERVICE_FILE = "service.env"
+OTHERS = frozenset(  # of the same prefix, and read elsewhere: by evaluations and by docker compose
+    f"{PREFIX}{name}"
+    for name in ("EVAL", "LABELS", "LABELLED", "APP_PASSWORD", "OWNER_PASSWORD", "PORT_RANGE")
+)
 
 
 def variable(name: str) -> str:
@@ -130,7 +139,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
     "Raise `SettingsInvalid` for a variable that looks like a setting and is none."
     known = [variable(name) for name in ServiceSettings.model_fields]
     for name in sorted(names):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in {*known, *OTHERS}:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "see the table of settings in the README"
             raise SettingsInvalid(f"{name} is not a setting: {hint}")
@@ -156,7 +165,7 @@ def load_settings(
         return ServiceSettings(_env_file=home / SERVICE_FILE, **{**values, "home": home})
     except ValidationError as error:
         faults = "; ".join(_fault(e) for e in error.errors())
-        raise SettingsInvalid(f"the environment cannot be used: {faults}") from error
+        raise SettingsInvalid(f"the environment cannot be used: {faults}") from None
 
 # %% ../nbs/20_settings.ipynb #c022
 def save_service_file(
@@ -167,10 +176,11 @@ def save_service_file(
     unknown = values.keys() - ServiceSettings.model_fields.keys()
     if unknown:
         raise SettingsInvalid(f"{', '.join(sorted(unknown))}: no such setting")
+    quoted = {k: v.replace("\\", r"\\").replace("'", r"\'") for k, v in values.items()}
     path, draft = home / SERVICE_FILE, home / f"{SERVICE_FILE}.new"
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(f"{variable(name)}='{value}'\n" for name, value in values.items())
+        file.writelines(f"{variable(name)}='{value}'\n" for name, value in quoted.items())
     draft.replace(path)
     return path
 

@@ -606,16 +606,15 @@ PRESENT = [name for name, folder in SETS.items() if folder.is_dir()]
 
 @pytest.mark.parametrize("name", PRESENT)
 async def test_rankings_are_those_of_bm25s_and_of_the_index_in_memory(database, name):
-    """Each document is one chunk, so that documents can be ranked. On a sample; see the bench."""
+    """Each document is one chunk, so that documents can be ranked. All of it: bench_pgindex."""
     labels = sample(load_labels(SETS[name]), 200, distractors=800)
     corpus, keys = await Corpus.create(database), {}
     for start in range(0, len(labels.corpus), 100):
-        async with database.tenant(corpus.tenant_id) as session:
-            for document in labels.corpus[start : start + 100]:
-                text = f"{document.title} {document.text}"
-                id_ = await corpus.add_document(session, [text], np.ones((1, DIM)))
-                keys[corpus.held[id_][0][0].id] = document.id
-        await corpus.merge()
+        some = labels.corpus[start : start + 100]
+        texts = [f"{document.title} {document.text}" for document in some]
+        id_ = await corpus.write(texts, np.ones((len(texts), DIM)))
+        for chunk, document in zip(corpus.held[id_][0], some, strict=True):
+            keys[chunk.id] = document.id
     memory = corpus.in_memory()
     reference = bm25s.BM25(method="lucene", k1=SEARCH["k1"], b=SEARCH["b"])
     reference.index([analyse(c.embedded_text) for c in memory.chunks], show_progress=False)
