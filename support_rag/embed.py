@@ -138,10 +138,7 @@ class HashingEmbedder:
 
     max_tokens = 1_000_000
 
-    def __init__(
-        self,
-        dim: int = 256,  # numbers in a vector
-    ) -> None:
+    def __init__(self, dim: int = 256) -> None:
         if not 2 <= dim <= 4096:
             raise SettingsInvalid(f"hashing-{dim} has {dim} dimensions; 2 to 4096 are possible")
         self.name, self.dim = f"hashing-{dim}", dim
@@ -203,15 +200,12 @@ def equal_windows(
 
 # %% ../nbs/04_embed.ipynb #c029
 class MiniLMModel:
-    "The ONNX session with its tokenizer."
+    "The ONNX session with its tokenizer. `threads` is how many one inference uses."
 
     dim, max_tokens = 384, 256
     batch_size = 8  # windows; larger batches were not faster on a CPU
 
-    def __init__(
-        self,
-        threads: int,  # of one inference
-    ) -> None:
+    def __init__(self, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -240,15 +234,12 @@ class MiniLMModel:
 
 # %% ../nbs/04_embed.ipynb #c031
 class MiniLMEmbedder:
-    "An `Embedder` that runs all-MiniLM-L6-v2 (int8) on this machine's CPU."
+    "An `Embedder` that runs all-MiniLM-L6-v2 (int8) on `threads` CPUs; None: all, at most 4."
 
     name = "minilm-l6-v2-int8"
     dim, max_tokens = MiniLMModel.dim, MiniLMModel.max_tokens
 
-    def __init__(
-        self,
-        threads: int | None = None,  # of one inference; None: the CPUs of this machine, at most 4
-    ) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or min(4, os.cpu_count() or 1)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minilm")
         self._model: MiniLMModel | None = None

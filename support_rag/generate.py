@@ -106,8 +106,11 @@ class ReplayGenerator:
     async def generate(
         self, prompt: Prompt, *, budget: CallBudget | None = None
     ) -> AsyncGenerator[str, None]:
-        "Yield the recorded reply. Raises `GenerationFailed` when there is none."
-        key = prompt_key(prompt)
+        "Yield the recorded reply. Raises `GenerationFailed` when there is none, or no call left."
+        budget, key = budget or CallBudget(), prompt_key(prompt)
+        if budget.calls < 1:
+            raise GenerationFailed("the message has no call left: answer it with what there is")
+        budget.calls -= 1
         if key not in self.recordings:
             raise GenerationFailed(f"no reply is recorded for prompt {key}: record one")
         for piece in re.split(r"(?<=\s)(?=\S)", self.recordings[key]):
@@ -129,7 +132,7 @@ class ModelFault(Exception):
         self.reason, self.retry = reason, retry
         self.wait, self.counts = wait, counts
 
-
+# %% ../nbs/07_generate.ipynb #c020
 def retry_after_of(headers: Mapping[str, str]) -> float | None:
     "Return the seconds of a Retry-After header; None when absent, negative or a date."
     try:
@@ -154,25 +157,21 @@ def fault_of(error: Exception) -> ModelFault:
         return ModelFault("refused", retry=False, counts=False)
     return ModelFault("broken")
 
-# %% ../nbs/07_generate.ipynb #c022
+# %% ../nbs/07_generate.ipynb #c024
+@dataclass(slots=True)
 class Breaker:
     "Stops calling a model that keeps failing. One for each model, shared by all messages."
 
-    def __init__(
-        self,
-        *,
-        failures: int = 3,  # in a row, to open
-        open_seconds: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.failures, self.open_seconds, self.clock = failures, open_seconds, clock
-        self._failed = 0
-        self._open_until: float | None = None
-        self._trying = False
+    failures: int = 3  # in a row, to open
+    open_seconds: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    _failed: int = field(default=0, init=False)  # in a row so far
+    _open_until: float | None = field(default=None, init=False)
+    _trying: bool = field(default=False, init=False)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        "Run one call. Raises `GenerationFailed` at once while open; a cancelled call is no verdict."
+        "Run one call, or raise `GenerationFailed` while open. A cancelled call is no verdict."
         trying = self._admit()
         try:
             yield
@@ -201,7 +200,7 @@ class Breaker:
         self._trying = True
         return True
 
-# %% ../nbs/07_generate.ipynb #c026
+# %% ../nbs/07_generate.ipynb #c028
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     "How long one call may take, in seconds, and how much it may say."
@@ -223,7 +222,7 @@ def piece_of(event: Any) -> tuple[str, str | None]:
         raise ModelFault("broken")
     return text, choice.finish_reason
 
-# %% ../nbs/07_generate.ipynb #c027
+# %% ../nbs/07_generate.ipynb #c029
 async def stream_pieces(
     client: openai.AsyncOpenAI,
     request: Mapping[str, Any],
@@ -257,7 +256,7 @@ async def stream_pieces(
     if finish not in ("stop", "length") or length == 0:
         raise ModelFault("empty")
 
-# %% ../nbs/07_generate.ipynb #c029
+# %% ../nbs/07_generate.ipynb #c031
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
@@ -274,7 +273,7 @@ def adapt(
         options[_OTHER_NAME[refused]] = value
     return True
 
-# %% ../nbs/07_generate.ipynb #c033
+# %% ../nbs/07_generate.ipynb #c035
 class OpenAIGenerator:
     "A model behind any endpoint that speaks chat completions."
 
@@ -315,7 +314,7 @@ class OpenAIGenerator:
                     raise GenerationFailed(message, retry_after_seconds=fault.wait) from fault
             await asyncio.sleep(pause)
 
-# %% ../nbs/07_generate.ipynb #c034
+# %% ../nbs/07_generate.ipynb #c036
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -349,7 +348,7 @@ async def one_call(
         except Exception as error:
             raise fault_of(error) from error
 
-# %% ../nbs/07_generate.ipynb #c040
+# %% ../nbs/07_generate.ipynb #c042
 def load_generator(
     parameters: GenerateParameters,
     *,

@@ -16,14 +16,32 @@ from .embed import Embedder
 from .gate import confidence, contributions, decide, must_abstain
 from .generate import MAX_CALLS, CallBudget, Generator
 from support_rag.prompt import (
-    NOT_IN_SOURCES, build_condense_prompt, build_prompt, build_summary_prompt, cite, condense, fit,
-    is_follow_up, keep_known, parse_citations, summarise, wording,
+    NOT_IN_SOURCES,
+    build_condense_prompt,
+    build_prompt,
+    build_summary_prompt,
+    cite,
+    condense,
+    fit,
+    is_follow_up,
+    keep_known,
+    parse_citations,
+    summarise,
+    wording,
 )  # fmt: skip
 from .release import Parameters, PromptParameters, Release
 from .retrieve import Index, embed_question, retrieve, search
 from support_rag.types import (
-    Answer, Citation, Decision, GenerationFailed, Hit, InputInvalid, Outcome, Prompt,
-    SupportRagError, Turn,
+    Answer,
+    Citation,
+    Decision,
+    GenerationFailed,
+    Hit,
+    InputInvalid,
+    Outcome,
+    Prompt,
+    SupportRagError,
+    Turn,
 )  # fmt: skip
 
 # %% auto #0
@@ -81,6 +99,7 @@ class Answering:
     summary: str = ""
     budget: CallBudget = field(default_factory=CallBudget)
     trace: Trace = field(default_factory=Trace)
+    reply: str = ""  # as the generator has written it so far
 
     @property
     def parameters(self) -> Parameters:
@@ -131,17 +150,18 @@ async def find(a: Answering, query: str) -> tuple[Hit, ...]:
 
 # %% ../nbs/09_pipeline.ipynb #c015
 async def draft(a: Answering, prompt: Prompt) -> AsyncGenerator[str, None]:
-    "Yield the reply in pieces; nothing while it may still become a refusal."
-    held, is_open = "", False
+    "Gather the reply and yield it in pieces; nothing of one that is, or may become, a refusal."
+    n_shown, is_open = 0, False
     async with aclosing(a.generator.generate(prompt, budget=a.budget)) as pieces:
         async for piece in pieces:
-            held += piece
-            is_open = is_open or not NOT_IN_SOURCES.startswith(held.strip()[: len(NOT_IN_SOURCES)])
+            a.reply += piece
+            head = "" if is_open else a.reply.strip()[: len(NOT_IN_SOURCES)]
+            is_open = is_open or not NOT_IN_SOURCES.startswith(head)
             if is_open:
-                yield held
-                held = ""
-    if held:
-        yield held
+                yield a.reply[n_shown:]
+                n_shown = len(a.reply)
+    if NOT_IN_SOURCES not in a.reply and n_shown < len(a.reply):
+        yield a.reply[n_shown:]
 
 # %% ../nbs/09_pipeline.ipynb #c017
 BEST_SOURCES = 3  # shown where there is no reply to trust
@@ -171,18 +191,11 @@ def close(
     return Answer(text, shown, decision, a.release.id, tuple(hits), a.trace.as_json())
 
 
-def judge(
-    a: Answering,
-    reply: str,  # as the generator wrote it
-    *,
-    prompt: Prompt,
-    hits: Sequence[Hit],
-    certainty: float,
-) -> Answer:
-    "Check a finished reply's citations against its prompt, and let the gate decide."
-    if NOT_IN_SOURCES in reply:
+def judge(a: Answering, *, prompt: Prompt, hits: Sequence[Hit], certainty: float) -> Answer:
+    "Check the finished reply's citations against its prompt, and let the gate decide."
+    if NOT_IN_SOURCES in a.reply:
         return close(a, Decision(Outcome.ABSTAIN, "not_in_sources", certainty), hits=hits)
-    text = keep_known(reply, prompt.hits).strip()
+    text = keep_known(a.reply, prompt.hits).strip()
     citations = parse_citations(text, prompt.hits)
     decision = decide(certainty, citations, parameters=a.parameters.gate)
     return close(a, decision, hits=hits, reply=text, citations=citations)
@@ -210,18 +223,16 @@ async def run(a: Answering) -> AsyncGenerator[str | Answer, None]:
             query, hits=hits, history=a.history, summary=a.summary, parameters=a.parameters.prompt
         )
     a.trace.facts["prompt"] = {"version": prompt.version, "tokens": prompt.n_tokens}
-    reply = ""
     try:
         with a.trace.stage("generate"):
             async with aclosing(draft(a, prompt)) as pieces:
                 async for piece in pieces:
-                    reply += piece
                     yield piece
     except Exception as error:
         a.trace.failed("generate", error)
         yield close(a, Decision(Outcome.HAND_OFF, "generation_unavailable", certainty), hits=hits)
         return
-    yield judge(a, reply, prompt=prompt, hits=hits, certainty=certainty)
+    yield judge(a, prompt=prompt, hits=hits, certainty=certainty)
 
 # %% ../nbs/09_pipeline.ipynb #c021
 @dataclass(frozen=True, slots=True)
@@ -257,13 +268,12 @@ class Pipeline:
         tuned = self.release.parameters.retrieve
         wide = {} if k is None else {"k": k, "candidates": max(k, tuned.candidates)}
         chosen = tuned.model_copy(update=wide)
-        return await retrieve(
-            question, embedder=self.embedder, index=self.index, parameters=chosen
-        )
+        return await retrieve(question, embedder=self.embedder, index=self.index, parameters=chosen)
 
     async def summarise(self, turns: Sequence[Turn], previous: str, *, calls: int = 1) -> str:
         "Fold turns into the rolling summary: by the model within `calls`, else by extraction."
-        return await fold(self.generator, turns, previous, parameters=self.release.parameters.prompt, calls=calls)
+        parameters = self.release.parameters.prompt
+        return await fold(self.generator, turns, previous, parameters=parameters, calls=calls)
 
 # %% ../nbs/09_pipeline.ipynb #c023
 SUMMARY_SECONDS = 20.0

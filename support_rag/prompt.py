@@ -167,7 +167,7 @@ def summarise(
 
 # %% ../nbs/06_prompt.ipynb #c025
 _OWN_TAG = re.compile(
-    r"<(?=\s*/?\s*(?:sources?|summary|conversation|question)(?![a-z0-9_-])|\|)", re.I
+    r"<(?=\s*+/?+\s*+(?:sources?|summary|conversation|question)(?![a-z0-9_-])|\|)", re.I
 )
 
 

@@ -31,7 +31,7 @@ class Unit(Record):
 
 _HEADING = re.compile(r"#{1,6}\s+(.*)|(?:=|-){3,}\s*$")
 _ITEM = re.compile(r"\s*(?:[-*+•]|(\d+)[.)])\s+")
-_RULE = re.compile(r"\|?[\s:|-]+\|?\s*$")
+_RULE = re.compile(r"[\s:|]*+-[\s:|-]*+")
 
 
 def _line_kind(line: str) -> str:
@@ -83,7 +83,7 @@ def _block_units(kind: str, lines: list[str], *, lead: str, heading: str) -> Ite
     "Yield the units of a group that is not prose."
     if kind == "row":
         ruled = len(lines) > 1 and bool(_RULE.fullmatch(lines[1]))
-        head = lines[: 2 if ruled else 1] if len(lines) > 1 else []
+        head = lines[:2] if ruled else []
         for row in lines[len(head) :]:
             yield Unit("\n".join([*head, row]), row, True, f"{heading} {' '.join(head)}")
         return
