@@ -28,7 +28,7 @@ from starlette.exceptions import HTTPException
 from .types import NotFound, SupportRagError
 
 # %% auto #0
-__all__ = ['STATUS', 'CODES', 'PROBLEM_JSON', 'HIDDEN', 'WORDS', 'SPACES', 'Text', 'VisibleText', 'Position', 'EPOCH',
+__all__ = ['STATUS', 'CODES', 'PROBLEM_JSON', 'HIDDEN', 'WORDS', 'NAME', 'SPACES', 'Text', 'VisibleText', 'Position', 'EPOCH',
            'MAC_BYTES', 'T', 'Limit', 'Cursor', 'HeldCursors', 'FieldError', 'Problem', 'problem', 'request_id_of',
            'on_error', 'methods_of', 'on_refusal', 'on_invalid', 'add_problem_handlers', 'refusals', 'refuse_json',
            'finite', 'storable', 'load_json', 'StrictRequest', 'StrictRoute', 'Strict', 'Cursors', 'Page', 'page',
@@ -109,6 +109,7 @@ WORDS = {
     "extra_forbidden": "is not a known field",
     "string_pattern_mismatch": "does not have the expected form",
 }
+NAME = re.compile(r"[\w-]{1,40}")  # what may be shown of a field that the client named
 
 
 def request_id_of(request: Request) -> str:
@@ -154,7 +155,7 @@ def on_invalid(request: Request, error: Exception) -> Response:
     for found in error.errors()[:20]:
         words, known = WORDS.get(found["type"]), found.get("ctx") or {}
         message = found["msg"] if words is None else words.format(**known)
-        field = ".".join(str(part) for part in found["loc"])
+        field = ".".join(part if NAME.fullmatch(part) else "?" for part in map(str, found["loc"]))
         errors.append(FieldError(field=field, message=message))
     detail = f"{len(error.errors())} of the request's fields cannot be used: see errors"
     code, request_id = "input_invalid", request_id_of(request)

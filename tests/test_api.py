@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from support_rag.observe import configure_logging
 from support_rag.roles import database_url, plain
 from support_rag.sockets import GuardedProtocol, Limits
 from support_rag.types import SettingsInvalid
+from tests.cable import Cable
 from tests.people import KEY, Person, hashing_app, new_person, settings_of
 from tests.serving import serving
 
@@ -341,56 +341,13 @@ def test_health_names_both_servers(client: httpx2.Client) -> None:
     assert re.fullmatch("[0-9a-f]{16}", body["release_id"])
 
 
-class Cable:
-    """A TCP connection to a server that can be cut and mended."""
-
-    def __init__(self, port: int) -> None:
-        self.target, self.pairs = port, list[tuple[socket.socket, socket.socket]]()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.whole = True
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self.listener.accept()
-                if not self.whole:
-                    near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self.target))
-                self.pairs.append((near, far))
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self.copy, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def copy(one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := one.recv(65_536):
-                other.sendall(data)
-        with contextlib.suppress(OSError):
-            other.shutdown(socket.SHUT_RDWR)
-
-    def cut(self) -> None:
-        self.whole = False
-        for one in (end for pair in self.pairs for end in pair):
-            with contextlib.suppress(OSError):
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                one.shutdown(socket.SHUT_RDWR)
-        self.pairs.clear()
-
-
 def test_health_is_503_while_a_server_is_away_and_the_service_recovers(
     servers: Running, person: Person
 ) -> None:
     cables = {"database": Cable(servers.postgres_port), "redis": Cable(servers.redis_port)}
     urls = {
-        "database_url": servers.app_url.replace(
-            f":{servers.postgres_port}/", f":{cables['database'].port}/"
-        ),
-        "redis_url": servers.redis_url.replace(
-            f":{servers.redis_port}/", f":{cables['redis'].port}/"
-        ),
+        "database_url": cables["database"].through(servers.app_url),
+        "redis_url": cables["redis"].through(servers.redis_url),
     }
     app = hashing_app(servers, **urls)
     with serving(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
@@ -417,7 +374,7 @@ def test_health_is_503_while_a_server_is_away_and_the_service_recovers(
                 assert (upload.status_code, listed.status_code) == (503, 503)
                 assert int(listed.headers["retry-after"]) > 0
             assert client.get("/metrics").status_code == 200
-            cable.whole = True
+            cable.mend()
             wait_for(200)
             assert client.get(DOCUMENTS, headers=person.headers).status_code == 200
 
