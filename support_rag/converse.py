@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import structlog
@@ -39,10 +40,8 @@ from support_rag.types import (
     EmbeddingFailed,
     Hit,
     InputInvalid,
-    ModelFileInvalid,
     Query,
     Rankings,
-    SettingsInvalid,
     SupportRagError,
     Unavailable,
 )  # fmt: skip
@@ -115,6 +114,11 @@ class Service:
         self.database, self.release = database, release
         self.embedders, self.generator = embedders, generator
         self.tasks = Tasks(at_once)
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, tenant_id: str, conversation_id: str) -> asyncio.Lock:
+        "Return what a question holds while it is stored."
+        return self._turns.setdefault((tenant_id, conversation_id), asyncio.Lock())
 
     async def close(
         self,
@@ -124,7 +128,7 @@ class Service:
         "Wait until every reply under way and its summary are stored."
         await self.tasks.join(seconds=seconds)
 
-# %% ../nbs/29_converse.ipynb #c013
+# %% ../nbs/29_converse.ipynb #c014
 class ServingIndex(PgIndex):
     "A tenant's index, which notices when another one has taken its place."
 
@@ -138,7 +142,7 @@ class ServingIndex(PgIndex):
                 raise Unavailable("the index was replaced; send it again", retry_after_seconds=1.0)
         return rankings
 
-# %% ../nbs/29_converse.ipynb #c015
+# %% ../nbs/29_converse.ipynb #c016
 class AbsentEmbedder:
     "Stands in for an embedder that cannot be had."
 
@@ -157,12 +161,12 @@ def embedder_of(service: Service, index: IndexRecord | None) -> Embedder:
     tuned = service.release.parameters.embed
     try:
         return service.embedders.of(tuned if index is None else shape_of(index).embed)
-    except (SettingsInvalid, ModelFileInvalid) as error:
+    except SupportRagError as error:
         model = tuned.model if index is None else index.model
         structlog.get_logger("converse").error("embedder_absent", model=model, code=error.code)
         return AbsentEmbedder(model)
 
-# %% ../nbs/29_converse.ipynb #c017
+# %% ../nbs/29_converse.ipynb #c018
 def compose(service: Service, *, tenant_id: str, index: IndexRecord | None) -> Pipeline:
     "Return the pipeline that answers on an index."
     release, embedder = service.release, embedder_of(service, index)
@@ -185,7 +189,7 @@ async def answer(service: Service, *, tenant_id: str, question: str) -> Answer:
     pipeline = await compose_now(service, tenant_id)
     return await pipeline.answer(check_question(question))
 
-# %% ../nbs/29_converse.ipynb #c024
+# %% ../nbs/29_converse.ipynb #c025
 def note(message: MessageRecord, answer: Answer) -> None:
     "Count a stored reply and log what was decided."
     ANSWER_CONFIDENCE.observe(answer.decision.confidence)
@@ -204,7 +208,7 @@ def note(message: MessageRecord, answer: Answer) -> None:
         seconds=round(sum(seconds.values()), 3),
     )
 
-# %% ../nbs/29_converse.ipynb #c026
+# %% ../nbs/29_converse.ipynb #c027
 KEPT = 4  # newest messages that a summary leaves alone
 
 
@@ -222,7 +226,7 @@ async def summarise(service: Service, pipeline: Pipeline, asked: Asked, *, calls
         async with database.tenant(tenant_id) as session:
             await store_summary(session, asked.conversation, summary=summary, reach=reach)
 
-# %% ../nbs/29_converse.ipynb #c028
+# %% ../nbs/29_converse.ipynb #c029
 class Exchange:
     "A question on its way to its reply."
 
@@ -253,14 +257,15 @@ async def respond(service: Service, exchange: Exchange, asked: Asked) -> None:
             left = MAX_CALLS - int(event.trace["calls"])
             await summarise(service, pipeline, asked, calls=min(1, left))
 
-# %% ../nbs/29_converse.ipynb #c030
+# %% ../nbs/29_converse.ipynb #c031
 async def carry(
     service: Service, exchange: Exchange, *, tenant_id: str, conversation_id: str, content: str
 ) -> None:
     "Store a question and answer it; every failure reaches the exchange."
     where = {"tenant_id": tenant_id, "conversation_id": conversation_id}
     try:
-        async with service.database.tenant(tenant_id) as session:
+        turn = service.turn(tenant_id, conversation_id)
+        async with turn, service.database.tenant(tenant_id) as session:
             asked = await store_question(session, **where, content=content)
         exchange.events.put_nowait(asked.question)
         await respond(service, exchange, asked)
@@ -275,7 +280,7 @@ async def carry(
             structlog.get_logger("converse").error("exchange_failed", **where, **fault)
         exchange.events.put_nowait(error)
 
-# %% ../nbs/29_converse.ipynb #c032
+# %% ../nbs/29_converse.ipynb #c033
 async def ask(service: Service, *, tenant_id: str, conversation_id: str, content: str) -> Exchange:
     "Store a question and start to answer it; the exchange goes on without a reader."
     service.tasks.check_room()
@@ -297,7 +302,7 @@ async def reply(
         event = await exchange.next()
         yield event
 
-# %% ../nbs/29_converse.ipynb #c039
+# %% ../nbs/29_converse.ipynb #c040
 MAX_HITS = 100
 
 

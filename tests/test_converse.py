@@ -269,6 +269,27 @@ async def test_no_connection_is_held_while_a_model_thinks(
     assert len(await messages(service.database, tenant, conversation_id)) == 20
 
 
+async def test_questions_of_one_conversation_take_one_connection(
+    service: Service, tenant: str, conversation_id: str, app_url: str
+) -> None:
+    database = create_database(app_url, pool_size=2, pool_timeout_seconds=5)
+    busy = Service(database, service.release, service.embedders, service.generator)
+    row = sa.select(db.conversations.c.id).where(store.owned(db.conversations, tenant))
+    async with service.database.tenant(tenant) as session:
+        await session.execute(row.with_for_update())
+        asked = [
+            asyncio.create_task(ask(busy, tenant, conversation_id, QUESTION)) for _ in range(5)
+        ]
+        while database.engine.pool.checkedout() == 0:
+            await asyncio.sleep(0.01)
+        async with database.tenant(tenant) as other:  # the second connection is free
+            assert len(await list_conversations(other, tenant_id=tenant, limit=9)) == 1
+            assert database.engine.pool.checkedout() == 2
+    assert sorted([(await one).seq for one in asked]) == [2, 4, 6, 8, 10]
+    await busy.close()
+    await database.close()
+
+
 async def test_a_reader_who_hangs_up_loses_nothing(
     service: Service, tenant: str, conversation_id: str
 ) -> None:

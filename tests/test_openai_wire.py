@@ -1,10 +1,14 @@
 """The whole service against an OpenAI-compatible server over a socket, well and badly behaved."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -42,6 +46,7 @@ SECRET = "# Salaries\n\nThe kiosk of Umbra Ltd keeps punches of the vault code 4
 PATIENT = CallLimits(first_piece=25.0, between_pieces=25.0)
 HASTY = CallLimits(first_piece=0.4, between_pieces=0.4, wait=0.2, default_wait=0.02)
 KEY = "sk-test-0123456789"
+JWT_SECRET = "for tests only: 0123456789abcdefghij"
 
 
 @dataclass
@@ -81,6 +86,7 @@ def module_wire(servers: Running, stub: OpenAIStub) -> Iterator[Wire]:
         database_url=SecretStr(servers.app_url),
         redis_url=SecretStr(servers.redis_url),
         pool_size=5,
+        jwt_secret=SecretStr(JWT_SECRET),
     )
     app = create_app(settings, release=release, embedders=embedders, generator=generator)
     with serving(app) as url, signed_in(url) as owner, signed_in(url) as other:
@@ -318,22 +324,23 @@ def test_without_an_embedding_no_model_answers_from_memory(wire: Wire, fault: Re
 
 
 class Gate:
-    "Holds chat calls until it is opened, and counts them."
+    "Holds calls until it is opened, and counts them."
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, *, of: str = "messages") -> None:
+        self.of = of  # a field of the bodies to hold: `messages` for chat, `input` for embeddings
         self.opened, self.arrived = threading.Event(), threading.Semaphore(0)
         wire.generator.limits = PATIENT
         wire.stub.answer = self.answer
 
     def answer(self, body: dict[str, Any]) -> Reply:
-        if "messages" in body:
+        if self.of in body:
             self.arrived.release()
-            self.opened.wait(25)
+            self.opened.wait(60)
         return Reply(tokens=SAID)
 
     def wait(self, n: int) -> None:
         for _ in range(n):
-            assert self.arrived.acquire(timeout=25)
+            assert self.arrived.acquire(timeout=60)
 
 
 IN_USE = """
@@ -398,6 +405,48 @@ def test_a_stream_is_passed_on_piece_by_piece(wire: Wire) -> None:
         parts = list(answered.iter_text())
     assert len(parts) > 10, "pieces were not collected on the way"
     assert [name for name, _ in read_events("".join(parts))][-1] == "message"
+
+
+def test_a_killed_service_leaves_the_question_without_a_reply(
+    wire: Wire, servers: Running, tmp_path: Path
+) -> None:
+    gate = Gate(wire, of="input")
+    conversation_id = wire.owner.open()
+    path = f"/api/v1/conversations/{conversation_id}/messages"
+    environ = {
+        "HOME": str(tmp_path),
+        "DATABASE_URL": servers.app_url,
+        "REDIS_URL": servers.redis_url,
+        "JWT_SECRET": JWT_SECRET,
+        "LLM_BASE_URL": wire.stub.base_url,
+        "PORT": "0",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support_rag.cli", "serve"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={f"SUPPORT_RAG_{name}": value for name, value in environ.items()},
+    )
+    try:
+        lines = map(json.loads, filter(lambda line: line.startswith("{"), process.stdout or ()))
+        port = next(line["port"] for line in lines if line["event"] == "listening")
+        url = f"http://127.0.0.1:{port}"
+        with ThreadPoolExecutor(1) as pool:
+            body = {"content": QUESTION}
+            asked = pool.submit(wire.owner.client.post, url + path, json=body, timeout=60)
+            gate.wait(1)
+            process.kill()
+            with pytest.raises(httpx2.TransportError):
+                asked.result()
+    finally:
+        process.kill()
+        process.wait()
+        gate.opened.set()
+    [kept] = wire.owner.messages(conversation_id)
+    assert (kept["seq"], kept["role"], kept["content"]) == (1, "user", QUESTION)
+    wire.say(Reply(tokens=SAID))
+    assert wire.owner.ask(conversation_id, QUESTION).json()["seq"] == 4
+    assert [message["seq"] for message in wire.owner.messages(conversation_id)] == [1, 3, 4]
 
 
 async def test_the_index_was_made_over_the_wire(wire: Wire) -> None:
