@@ -83,11 +83,12 @@ class Tasks:
                 retry_after_seconds=2.0,
             )
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         "Run `work`."
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     async def join(self, *, seconds: float) -> None:
         "Wait until nothing runs any more; after `seconds`, cancel what does."
@@ -240,7 +241,13 @@ class Exchange:
             raise event
         return event
 
+    def stop(self, task: asyncio.Task[None]) -> None:
+        "End the exchange if its task was cancelled, maybe before it began."
+        if task.cancelled():
+            stopping = "the service is stopping; look for the reply, or ask again in 5 s"
+            self.events.put_nowait(Unavailable(stopping, retry_after_seconds=5.0))
 
+# %% ../nbs/29_converse.ipynb #c031
 async def respond(service: Service, exchange: Exchange, asked: Asked) -> None:
     "Answer a stored question, store the reply, and summarise when that is due."
     question, summary = asked.question, asked.conversation.summary
@@ -257,7 +264,7 @@ async def respond(service: Service, exchange: Exchange, asked: Asked) -> None:
             left = MAX_CALLS - int(event.trace["calls"])
             await summarise(service, pipeline, asked, calls=min(1, left))
 
-# %% ../nbs/29_converse.ipynb #c031
+# %% ../nbs/29_converse.ipynb #c033
 async def carry(
     service: Service, exchange: Exchange, *, tenant_id: str, conversation_id: str, content: str
 ) -> None:
@@ -269,10 +276,6 @@ async def carry(
             asked = await store_question(session, **where, content=content)
         exchange.events.put_nowait(asked.question)
         await respond(service, exchange, asked)
-    except asyncio.CancelledError:
-        stopping = "the service is stopping; look for the reply, or ask again in 5 s"
-        exchange.events.put_nowait(Unavailable(stopping, retry_after_seconds=5.0))
-        raise
     except Exception as error:
         code = error.code if isinstance(error, SupportRagError) else "internal_error"
         if code in ("unavailable", "internal_error"):
@@ -280,13 +283,13 @@ async def carry(
             structlog.get_logger("converse").error("exchange_failed", **where, **fault)
         exchange.events.put_nowait(error)
 
-# %% ../nbs/29_converse.ipynb #c033
+# %% ../nbs/29_converse.ipynb #c035
 async def ask(service: Service, *, tenant_id: str, conversation_id: str, content: str) -> Exchange:
     "Store a question and start to answer it; the exchange goes on without a reader."
     service.tasks.check_room()
-    exchange = Exchange()
-    where = {"tenant_id": tenant_id, "conversation_id": conversation_id}
-    service.tasks.start(carry(service, exchange, **where, content=check_question(content)))
+    exchange, where = Exchange(), {"tenant_id": tenant_id, "conversation_id": conversation_id}
+    work = carry(service, exchange, **where, content=check_question(content))
+    service.tasks.start(work).add_done_callback(exchange.stop)
     await exchange.next()
     return exchange
 
@@ -302,7 +305,7 @@ async def reply(
         event = await exchange.next()
         yield event
 
-# %% ../nbs/29_converse.ipynb #c040
+# %% ../nbs/29_converse.ipynb #c042
 MAX_HITS = 100
 
 

@@ -329,12 +329,19 @@ async def test_closing_while_answering_keeps_the_reply(
 async def test_a_question_whose_service_stopped_stays_visible(
     service: Service, tenant: str, conversation_id: str
 ) -> None:
+    where = {"tenant_id": tenant, "conversation_id": conversation_id}
     slow = slowed(service)
     asked = asyncio.create_task(ask(slow, tenant, conversation_id, QUESTION))
     await slow.generator.wait(1)
     await slow.close(seconds=0)
     with pytest.raises(Unavailable, match="stopping"):
         await asked
+    never = asyncio.create_task(converse.carry(slow, converse.Exchange(), **where, content="?"))
+    exchange = converse.Exchange()
+    never.add_done_callback(exchange.stop)
+    never.cancel()  # before it began
+    with pytest.raises(Unavailable, match="stopping"):
+        await exchange.next()
     later = await ask(service, tenant, conversation_id, QUESTION)
     stored = await messages(service.database, tenant, conversation_id)
     assert [m.seq for m in stored] == [1, 3, 4] and later.seq == 4
