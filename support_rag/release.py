@@ -200,7 +200,7 @@ def source_digest(source: str) -> str:
 # %% ../nbs/01_release.ipynb #c023
 INDEX_MODULES = ("types", "draft", "html", "office", "parse", "chunk", "embed")
 ANSWER_MODULES = (
-    "types", "retrieve", "prompt", "quote", "generate", "gate", "pipeline",
+    "types", "chunk", "embed", "retrieve", "prompt", "quote", "generate", "gate", "pipeline",
     "lexical", "pgindex",
 )  # fmt: skip
 NUMERIC_LIBRARIES = (
