@@ -36,13 +36,13 @@ __all__ = ['log', 'PR_SET_PDEATHSIG', 'GUARD', 'KEPT_LOGS', 'QUICK_SECONDS', 'MA
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GUARD = """
 import os, signal, subprocess, sys, time
-parent = os.getppid()
-child = subprocess.Popen(sys.argv[2:])
+parent, death_signal = int(sys.argv[1]), int(sys.argv[2])
+child = subprocess.Popen(sys.argv[3:])
 for name in ("SIGTERM", "SIGINT", "SIGQUIT"):
     signal.signal(getattr(signal, name), lambda number, _: child.send_signal(number))
 while child.poll() is None:
     if os.getppid() != parent:
-        child.send_signal(int(sys.argv[1]))
+        child.send_signal(death_signal)
     time.sleep(0.2)
 sys.exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)
 """
@@ -73,8 +73,9 @@ def spawn(
     guarded: bool = sys.platform != "linux",  # watch through a guard process instead of the kernel
 ) -> subprocess.Popen[bytes]:
     "Start a child in a session of its own that ends when this process does."
-    guard = (sys.executable, "-c", GUARD, str(int(death_signal))) if guarded else ()
-    ask = partial(_die_with_parent, ctypes.CDLL(None), os.getpid(), int(death_signal))
+    parent, number = os.getpid(), int(death_signal)
+    guard = (sys.executable, "-c", GUARD, str(parent), str(number)) if guarded else ()
+    ask = partial(_die_with_parent, ctypes.CDLL(None), parent, number)
     return subprocess.Popen(  # noqa: S603 - the commands are this package's own
         (*guard, *command),
         stdin=subprocess.DEVNULL,
