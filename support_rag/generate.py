@@ -28,7 +28,7 @@ __all__ = ['TOTAL_SECONDS', 'MAX_CALLS', 'OPENAI_URL', 'CallBudget', 'Generator'
            'piece_of', 'stream_pieces', 'adapt', 'OpenAIGenerator', 'one_call', 'load_generator']
 
 # %% ../nbs/07_generate.ipynb #c006
-TOTAL_SECONDS = 30.0
+TOTAL_SECONDS = 28.0  # the rest of half a minute is for storing question and reply
 MAX_CALLS = 2
 
 
