@@ -160,7 +160,7 @@ def windows(text: str, span: Span, *, size: int, overlap: int = 0) -> list[Span]
         if last == last_index:
             break
         back = max(first + 1, last - overlap)
-        while back < last and count_tokens(text[starts[back] : starts[last]]) > overlap:
+        while back < last and count_tokens(text[starts[back] : starts[last]].strip()) > overlap:
             back += 1
         first = back
     return found
