@@ -11,13 +11,7 @@ import pandas as pd
 from .measure import auroc, risk_coverage_area
 from .release import Parameters
 from .stages import METRICS
-from support_rag.statistics import (
-    FLIPS,
-    bootstrap_interval,
-    holm,
-    paired_bootstrap,
-    randomization_test,
-)
+from .statistics import FLIPS, bootstrap_interval, flip_signs, holm
 from .sweep import Sweep
 from .types import InputInvalid
 
@@ -96,16 +90,20 @@ def compare(sweep: Sweep, metric: str) -> pd.DataFrame:
     """
     values = values_by_configuration(sweep, metric)
     present, *rivals = values.columns
+    differences = values[rivals].sub(values[present], axis=0)
     flips = max(FLIPS, 400 * len(rivals))  # so that Holm's correction leaves a p-value below 0.01
-    rows = []
-    for name in rivals:
-        pair = (values[name], values[present])
-        gap, p = paired_bootstrap(*pair), randomization_test(*pair, flips=flips)
-        figures = {"mean": values[name].mean(), "difference": gap.mean, "p": p, "n": gap.n}
-        rows.append({**figures, "low": gap.low, "high": gap.high})
-    columns = ["mean", "difference", "low", "high", "p", "n"]
-    table = pd.DataFrame(rows, index=rivals, columns=columns)
-    table.insert(5, "p_holm", holm(list(table["p"])))
+    p = flip_signs(differences.to_numpy(float), flips=flips)
+    gaps = [bootstrap_interval(differences[name]) for name in rivals]
+    columns = {
+        "mean": values[rivals].mean(),
+        "difference": [gap.mean for gap in gaps],
+        "low": [gap.low for gap in gaps],
+        "high": [gap.high for gap in gaps],
+        "p": p,
+        "p_holm": holm(p),
+        "n": [gap.n for gap in gaps],
+    }
+    table = pd.DataFrame(columns, index=rivals)
     return table.sort_values("mean", ascending=False, kind="stable")
 
 # %% ../nbs/13_choose.ipynb #c020

@@ -5,11 +5,13 @@
 # %% ../nbs/12_ports.ipynb #c003
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +24,8 @@ from .release import EmbedParameters, Parameters, Release
 from .types import Answer, GenerationFailed, Prompt, Query, Rankings, Record
 
 # %% auto #0
-__all__ = ['Endpoint', 'is_local', 'local_embedder', 'embedder_of', 'RememberingGenerator', 'generator_of', 'RememberingEmbedder',
-           'RankedIndex', 'Ports', 'fail_on_error']
+__all__ = ['T', 'Endpoint', 'run_here', 'made_here', 'is_local', 'local_embedder', 'embedder_of', 'RememberingGenerator',
+           'generator_of', 'RememberingEmbedder', 'RankedIndex', 'Ports', 'fail_on_error']
 
 # %% ../nbs/12_ports.ipynb #c006
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,25 @@ class Endpoint(Record):
     api_key: str | None = field(default=None, repr=False)
 
 
+T = TypeVar("T")
+_own = threading.local()
+
+
+def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    "Run a coroutine to its end on this thread's own loop."
+    if not hasattr(_own, "runner"):
+        _own.runner, _own.made = asyncio.Runner(), {}
+    return cast(T, _own.runner.run(coroutine))
+
+
+def made_here(key: Hashable, make: Callable[[], T]) -> T:
+    "Return what this thread made under the key, or make it; anew where there is no loop to keep."
+    made: dict[Hashable, Any] = getattr(_own, "made", {})
+    if key not in made:
+        made[key] = make()
+    return cast(T, made[key])
+
+# %% ../nbs/12_ports.ipynb #c008
 def is_local(parameters: EmbedParameters) -> bool:
     "Say whether the embedder runs in this process."
     return parameters.model == MiniLMEmbedder.name or parameters.model.startswith("hashing-")
@@ -48,12 +69,13 @@ def local_embedder(parameters: EmbedParameters) -> Embedder:
 
 
 def embedder_of(parameters: EmbedParameters, endpoint: Endpoint) -> Embedder:
-    "Return an embedder for one call."
+    "Return an embedder for this thread."
     if is_local(parameters):
         return local_embedder(parameters)
-    return load_embedder(parameters, base_url=endpoint.base_url, api_key=endpoint.api_key)
+    address = {"base_url": endpoint.base_url, "api_key": endpoint.api_key}
+    return made_here((parameters, endpoint), lambda: load_embedder(parameters, **address))
 
-# %% ../nbs/12_ports.ipynb #c009
+# %% ../nbs/12_ports.ipynb #c011
 class RememberingGenerator:
     "A `Generator` that asks another one at most once for each prompt."
 
@@ -82,12 +104,13 @@ def generator_of(
     replies: dict[str, str],  # grows when the generator is a model
 ) -> Generator:
     "Return the configured generator, with a memory if it is a model."
-    chosen = load_generator(
-        parameters.generate, base_url=endpoint.base_url, api_key=endpoint.api_key
+    address = {"base_url": endpoint.base_url, "api_key": endpoint.api_key}
+    chosen = made_here(
+        (parameters.generate, endpoint), lambda: load_generator(parameters.generate, **address)
     )
     return RememberingGenerator(chosen, replies) if chosen.is_model else chosen
 
-# %% ../nbs/12_ports.ipynb #c012
+# %% ../nbs/12_ports.ipynb #c014
 class RememberingEmbedder:
     "An `Embedder` that knows the vectors of some texts."
 
@@ -112,7 +135,7 @@ class RankedIndex:
         "Return the known rankings. Raises `KeyError` for another query."
         return self.known[query.text]
 
-# %% ../nbs/12_ports.ipynb #c015
+# %% ../nbs/12_ports.ipynb #c017
 @dataclass(frozen=True, slots=True)
 class Ports:
     "What the pipeline needs to answer with one configuration."
@@ -134,7 +157,7 @@ class Ports:
         pipeline = Pipeline(release, self.embedder, self.index, self.generator)
         return await pipeline.answer(question.text, history=question.history)
 
-# %% ../nbs/12_ports.ipynb #c018
+# %% ../nbs/12_ports.ipynb #c020
 def fail_on_error(
     trace: Mapping[str, Any],  # of one message
 ) -> None:

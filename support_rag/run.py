@@ -5,7 +5,6 @@
 # %% ../nbs/12_run.ipynb #c003
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .cache import Cache, check_sources, imported_sources
-from .ports import Endpoint, embedder_of
+from .ports import Endpoint, embedder_of, run_here
 from .release import EmbedParameters
 
 # %% auto #0
@@ -80,7 +79,7 @@ def start_worker(models: Sequence[EmbedParameters]) -> None:
     "Load the models once. An interruption is left to the process that sweeps."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for parameters in models:
-        asyncio.run(embedder_of(parameters, Endpoint()).embed(["warm"]))
+        run_here(embedder_of(parameters, Endpoint()).embed(["warm"]))
 
 # %% ../nbs/12_run.ipynb #c009
 class Runner:

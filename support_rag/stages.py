@@ -5,7 +5,6 @@
 # %% ../nbs/12_stages.ipynb #c003
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from .cache import stage_key, text_key
 from .chunk import chunk, count_tokens
-from .embed import MINILM_FILES, MiniLMEmbedder
+from .embed import MINILM_FILES, Embeddings, MiniLMEmbedder
 from .gate import confidence
 from .labels import Labels, Question
 from support_rag.measure import (
@@ -38,6 +37,7 @@ from support_rag.ports import (
     fail_on_error,
     generator_of,
     is_local,
+    run_here,
 )  # fmt: skip
 from .release import ChunkParameters, EmbedParameters, Parameters, RetrieveParameters
 from .retrieve import InMemoryIndex, embed_question
@@ -99,10 +99,16 @@ def embed_texts(
     endpoint: Endpoint,
 ) -> dict[str, bytes]:
     "Return key → vector as float32, for each text."
-    embeddings = asyncio.run(embedder_of(parameters, endpoint).embed(texts))
+    embeddings = run_here(_embed(texts, parameters, endpoint))
     prefix = embed_key(parameters, endpoint)
     rows = zip(texts, np.asarray(embeddings.vectors, np.float32), strict=True)
     return {text_key(prefix, text): row.tobytes() for text, row in rows}
+
+
+async def _embed(
+    texts: Sequence[str], parameters: EmbedParameters, endpoint: Endpoint
+) -> Embeddings:
+    return await embedder_of(parameters, endpoint).embed(texts)
 
 
 def load_vectors(contents: Sequence[bytes]) -> NDArray[np.float32]:
@@ -130,7 +136,7 @@ def condense_questions(
     endpoint: Endpoint,
 ) -> bytes:
     "Return each question's query, and what a model replied on the way."
-    return asyncio.run(_condense(questions, parameters, endpoint))
+    return run_here(_condense(questions, parameters, endpoint))
 
 
 async def _condense(
@@ -175,7 +181,7 @@ def rank_queries(
     jobs: Mapping[str, RetrieveParameters],  # key → what to rank with
 ) -> dict[str, bytes]:
     "Return the rankings under each key. The index is built once."
-    return asyncio.run(_rank(searched, jobs))
+    return run_here(_rank(searched, jobs))
 
 
 async def _rank(searched: Searched, jobs: Mapping[str, RetrieveParameters]) -> dict[str, bytes]:
@@ -323,7 +329,7 @@ def index_facts(chunks: Sequence[Chunk], *, dim: int) -> dict[str, float]:
 
 def score(job: Scoring) -> dict[str, bytes]:
     "Return facts and rows under the key of each configuration."
-    return asyncio.run(_score(job))
+    return run_here(_score(job))
 
 
 async def _score(job: Scoring) -> dict[str, bytes]:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .measure import finite, paired
 from .types import InputInvalid, Record
 
 # %% auto #0
-__all__ = ['RESAMPLES', 'BLOCK', 'FLIPS', 'Interval', 'bootstrap_interval', 'paired_bootstrap', 'randomization_test', 'holm']
+__all__ = ['RESAMPLES', 'BLOCK', 'FLIPS', 'Interval', 'bootstrap_interval', 'paired_bootstrap', 'flip_signs',
+           'randomization_test', 'holm']
 
 # %% ../nbs/11_statistics.ipynb #c006
 RESAMPLES = 4000  # quantiles of 95 % intervals are then stable to about 3 % of their width
@@ -82,12 +83,28 @@ def paired_bootstrap(
 FLIPS = 20_000  # the smallest p-value is then 0.00005, small enough for a thousand rivals
 
 
-def randomization_test(
-    values: ArrayLike,  # (n,) one per question
-    others: ArrayLike,  # (n,) of the same questions in the same order
+def flip_signs(
+    differences: NDArray[np.float64],  # (n_questions, n_rivals)
     *,
     flips: int = FLIPS,
     seed: int = 0,
+) -> list[float]:
+    "Return for each rival the p-value of `randomization_test`; all share the same flips."
+    n_questions = len(differences)
+    generator = np.random.default_rng(seed)
+    observed = np.abs(differences.sum(axis=0)) - 1e-9  # sums in another order differ a little
+    reached = np.zeros(differences.shape[1], dtype=np.int64)
+    rows = max(1, BLOCK // n_questions)
+    for at in range(0, flips, rows):
+        shape = (min(rows, flips - at), n_questions)
+        signs = generator.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0
+        reached += (np.abs(signs @ differences) >= observed).sum(axis=0)
+    return [float(p) for p in (1 + reached) / (1 + flips)]
+
+
+def randomization_test(
+    values: ArrayLike,  # (n,) one per question
+    others: ArrayLike,  # (n,) of the same questions in the same order
 ) -> float:
     """Return the two-sided p-value of the mean difference, in (0, 1].
 
@@ -98,16 +115,7 @@ def randomization_test(
     Information Retrieval Evaluation*.
     """
     first, second = paired(values, others)
-    differences = first - second
-    generator = np.random.default_rng(seed)
-    observed = abs(differences.sum()) - 1e-9  # sums in another order differ in the last bits
-    reached = 0
-    rows = max(1, BLOCK // differences.size)
-    for at in range(0, flips, rows):
-        n = min(rows, flips - at)
-        signs = generator.integers(0, 2, (n, differences.size), dtype=np.int8) * 2.0 - 1.0
-        reached += int((np.abs(signs @ differences) >= observed).sum())
-    return (1 + reached) / (1 + flips)
+    return flip_signs((first - second)[:, np.newaxis])[0]
 
 # %% ../nbs/11_statistics.ipynb #c017
 def holm(
