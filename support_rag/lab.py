@@ -23,8 +23,8 @@ from .supervise import Process
 from .wheels import secret, writing
 
 # %% auto #0
-__all__ = ['WORKSPACE', 'OPEN', 'installed', 'lab_root', 'lab_config', 'lab_environ', 'workspace_path', 'workspace', 'lab_url',
-           'lab_answers', 'lab_process']
+__all__ = ['NO_NEWS', 'WORKSPACE', 'OPEN', 'installed', 'lab_root', 'lab_config', 'lab_environ', 'workspace_path', 'workspace',
+           'lab_url', 'lab_answers', 'write_json', 'lab_process']
 
 # %% ../nbs/37_lab.ipynb #c006
 def installed() -> bool:
@@ -54,6 +54,14 @@ def lab_config(*, port: int, root: Path) -> dict[str, Any]:
             "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         },
     }
+
+
+NO_NEWS = {  # or JupyterLab asks each new user
+    "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    }
+}
 
 
 def lab_environ(environ: Mapping[str, str], folder: Path, *, token: str) -> dict[str, str]:
@@ -111,6 +119,12 @@ def lab_answers(port: int, *, token: str) -> bool:
     return False
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    "Write a file of settings, with the folders above it."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+# %% ../nbs/37_lab.ipynb #c022
 def lab_process(
     home: Path,
     *,
@@ -122,12 +136,13 @@ def lab_process(
 
     def prepare() -> None:
         with writing(home):
-            for path in (folder / "config", folder / "workspaces"):
-                path.mkdir(parents=True, exist_ok=True)
-            config = json.dumps(lab_config(port=port, root=root))
-            (folder / "config" / "jupyter_server_config.json").write_text(config)
-            if not (layout := workspace_path(folder / "workspaces")).exists():
-                layout.write_text(json.dumps(workspace(root)))
+            config = folder / "config"
+            write_json(config / "jupyter_server_config.json", lab_config(port=port, root=root))
+            kept = {config / name: values for name, values in NO_NEWS.items()}
+            kept[workspace_path(folder / "workspaces")] = workspace(root)
+            for path, values in kept.items():
+                if not path.exists():
+                    write_json(path, values)
 
     return Process(
         name="jupyter",
