@@ -220,7 +220,8 @@ async def examine_database(settings: ServiceSettings) -> list[Check]:
 
     async def ping() -> str:
         await database.ping()
-        return str(database.engine.url.render_as_string(hide_password=True))
+        url = database.engine.url
+        return f"{url.username} at {url.host}:{url.port or 5432}/{url.database}"
 
     async def safe() -> str:
         await check_roles(database)

@@ -198,6 +198,8 @@ def announce(bench: Bench, home: Path, console: Console, *, started: float) -> N
     api = sign_in(Api(bench.url), password=password)
     load_sample(api, home, console)
     reply = show_reply(QUESTION, ask(api))
+    if remark := api.call("GET", "/health")["detail"]:
+        reply += f"\nIndex       {remark}"
     seconds = time.monotonic() - started
     told = show_addresses(bench, home, password=password)
     print(f"\n{reply}\n\n{told}\n\nReady after {seconds:.0f} s.", flush=True)
