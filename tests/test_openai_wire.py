@@ -44,7 +44,7 @@ ARTICLES = {
 }
 SECRET = "# Salaries\n\nThe kiosk of Umbra Ltd keeps punches of the vault code 4711-OMEGA."
 PATIENT = CallLimits(first_piece=25.0, between_pieces=25.0)
-HASTY = CallLimits(first_piece=0.4, between_pieces=0.4, wait=0.2, default_wait=0.02)
+HASTY = CallLimits(first_piece=1.0, between_pieces=1.0, wait=0.2, default_wait=0.02)
 KEY = "sk-test-0123456789"
 JWT_SECRET = "for tests only: 0123456789abcdefghij"
 
@@ -134,6 +134,7 @@ def of_tenant(reply: dict[str, Any]) -> bool:
 
 def still_well(wire: Wire) -> None:
     "Ask again with a model that works."
+    wire.generator.limits = PATIENT
     wire.say(Reply(tokens=SAID))
     reply = wire.owner.ask(wire.owner.open(), QUESTION).json()
     assert (reply["decision"], reply["content"]) == ("answer", "".join(SAID))
@@ -228,7 +229,7 @@ FAULTS = {
     "wrong key": Reply(status=401),
     "hanging": Reply(hang=True),
     "dropped": Reply(drop=True),
-    "slow between pieces": Reply(tokens=SAID, token_delay_seconds=2),
+    "slow between pieces": Reply(tokens=SAID, token_delay_seconds=3),
     "cut": Reply(tokens=SAID, cut_after=2),
     "cut at once": Reply(tokens=SAID, cut_after=0),
     "an error inside": Reply(tokens=SAID, error_after=1),
