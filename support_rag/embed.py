@@ -124,10 +124,9 @@ def normalise(
     "Return the rows scaled to length 1. Raises `EmbeddingFailed` for a row that cannot be."
     exact = vectors.astype(np.float64)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
-    if not (np.isfinite(norms).all() and (norms > 0).all()):
-        row = int(np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))[0])
+    if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
         raise EmbeddingFailed(
-            f"the vector of text {row} has length {norms[row, 0]}; a finite length above 0 "
+            f"the vector of text {bad[0]} has length {norms[bad[0], 0]}; a finite length above 0 "
             "is needed: check the embedding model"
         )
     return np.asarray(exact / norms, dtype=np.float32)
@@ -229,8 +228,7 @@ class MiniLMModel:
             ids[row, : len(window)], mask[row, : len(window)] = window, 1
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         (hidden,) = self.session.run(None, inputs)
-        sums: NDArray[np.float64] = np.einsum("wtd,wt->wd", hidden, mask, dtype=np.float64)
-        return sums
+        return np.asarray(np.einsum("wtd,wt->wd", hidden, mask, dtype=np.float64))
 
 # %% ../nbs/04_embed.ipynb #c031
 class MiniLMEmbedder:
@@ -287,8 +285,7 @@ def wait_seconds(error: Exception) -> float | None:
 
 def describe(error: Exception) -> str:
     "Name an error without quoting the server, whose text may repeat a key or a question."
-    status = getattr(error, "status_code", None)
-    return f"status {status}" if status is not None else type(error).__name__
+    return f"status {error.status_code}" if hasattr(error, "status_code") else type(error).__name__
 
 # %% ../nbs/04_embed.ipynb #c042
 def read_vectors(
@@ -299,9 +296,7 @@ def read_vectors(
 ) -> NDArray[np.float32]:
     "Return the vectors in the order of the texts. Raises `EmbeddingFailed` for a wrong answer."
     try:
-        rows = {
-            int(item.index): np.asarray(item.embedding, dtype=np.float64) for item in answer.data
-        }
+        rows = {int(d.index): np.asarray(d.embedding, dtype=np.float64) for d in answer.data}
         n_rows = len(answer.data)
     except (AttributeError, TypeError, ValueError) as error:
         raise EmbeddingFailed("the embedding endpoint gave a malformed answer") from error
@@ -375,14 +370,21 @@ def readable(text: str) -> tuple[str, int, int]:
     n_read = count_tokens(head)
     return head, n_read, n_tokens - n_read
 
-
+# %% ../nbs/04_embed.ipynb #c052
 class OpenAIEmbedder:
     "An `Embedder` that asks an OpenAI-compatible endpoint."
 
     max_tokens = ENDPOINT_TOKENS
 
-    def __init__(self, model: str, dim: int, client: openai.AsyncOpenAI) -> None:
-        native = NATIVE_DIM.get(model)
+    def __init__(
+        self,
+        model: str,
+        dim: int,
+        client: openai.AsyncOpenAI,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,  # of one request
+    ) -> None:
+        native, self._deadline = NATIVE_DIM.get(model), deadline_seconds
         self.name, self.dim = model if native == dim else f"{model}@{dim}", dim
         self._client = client.with_options(max_retries=0, timeout=CALL_SECONDS)
         shortened = {} if native in (None, dim) else {"dimensions": dim}
@@ -397,14 +399,13 @@ class OpenAIEmbedder:
                 self._client, [t for t, _, _ in read[part]], dim=self.dim, options=self._options
             )
             try:
-                rows.append(await asyncio.wait_for(request, DEADLINE_SECONDS))
+                rows.append(await asyncio.wait_for(request, self._deadline))
             except TimeoutError as error:
-                raise EmbeddingFailed(
-                    f"the embedding endpoint took more than {DEADLINE_SECONDS:.0f} s"
-                ) from error
+                message = f"the embedding endpoint took more than {self._deadline} s"
+                raise EmbeddingFailed(message) from error
         return Embeddings(np.concatenate(rows), sum(cut for _, _, cut in read))
 
-# %% ../nbs/04_embed.ipynb #c055
+# %% ../nbs/04_embed.ipynb #c056
 def load_embedder(
     parameters: EmbedParameters,
     *,

@@ -1,0 +1,324 @@
+"""Equal texts get equal vectors; a wrong vector is an error; an endpoint gets two calls."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import numpy as np
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support_rag.chunk import count_tokens
+from support_rag.embed import (
+    DEADLINE_SECONDS,
+    ENDPOINT_TOKENS,
+    MAX_CALLS,
+    MAX_WAIT_SECONDS,
+    REQUEST_TEXTS,
+    REQUEST_TOKENS,
+    TERM_CHARACTERS,
+    HashingEmbedder,
+    MiniLMEmbedder,
+    OpenAIEmbedder,
+    analyse,
+    batches,
+    equal_windows,
+    load_embedder,
+    normalise,
+    wait_seconds,
+)
+from support_rag.release import EmbedParameters, load_parameters
+from support_rag.types import EmbeddingFailed, SettingsInvalid
+from tests.openai_stub import OpenAIStub, Reply, vector_of
+
+# ---------------------------------------------------------------- terms
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("How do I reset it?", ["reset"]),
+        ("Kiosks kiosk KIOSK's", ["kiosk", "kiosk", "kiosk"]),
+        ("TL-3301", ["tl-3301", "tl", "3301"]),
+        ("tl3301", ["tl3301", "tl", "3301"]),
+        ("sign-in", ["sign"]),
+        ("v2.3.1", ["v2.3.1", "v2"]),
+        ("Größe", ["größe"]),
+        ("ﬁle ＡＢ１２", ["file", "ab12", "ab", "12"]),
+        ("打卡机", ["打卡", "卡机"]),
+        ("打", ["打"]),
+        ("the and of", []),
+        ("!?… 🙂", []),
+    ],
+)
+def test_terms(text: str, terms: list[str]) -> None:
+    found = analyse(text)
+    assert [term for term in found if term in terms] == terms
+
+
+@given(st.text(max_size=80))
+def test_terms_ignore_case_width_and_what_stands_around(text: str) -> None:
+    terms = analyse(text)
+    assert analyse(f" ({text}) ") == terms
+    assert all(0 < len(term) <= TERM_CHARACTERS for term in terms)
+    assert analyse(f"{text}\n\n{text}") == terms * 2
+
+
+@given(st.text(st.characters(categories=["Ll", "Nd"], max_codepoint=0x24F), max_size=20))
+def test_terms_are_the_same_in_capitals(text: str) -> None:
+    if text.upper().lower() == text:
+        assert analyse(text.upper()) == analyse(text)
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "a-", "-", "a.b/", "1", "打", "'", "a'", "é", "\u0301", "a1"]
+)
+def test_hostile_text_is_analysed_in_linear_time(unit: str) -> None:
+    def seconds(n: int) -> float:
+        text = unit * (n // len(unit))
+        started = time.process_time()
+        analyse(text)
+        return time.process_time() - started
+
+    seconds(1_000)
+    assert seconds(80_000) <= 10 * seconds(20_000) + 0.05
+
+
+# ---------------------------------------------------------------- local embedders
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
+def test_hashed_vectors_have_length_one_and_depend_on_the_text_alone(texts: list[str]) -> None:
+    async def embed(some: list[str]) -> np.ndarray:
+        return (await HashingEmbedder(64).embed(some)).vectors
+
+    together = asyncio.run(embed(texts))
+    assert together.shape == (len(texts), 64) and together.dtype == np.float32
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+    for text, vector in zip(texts, together, strict=True):
+        assert (asyncio.run(embed([text]))[0] == vector).all()
+
+
+def test_hashed_vectors_are_the_same_in_every_process() -> None:
+    code = (
+        "import asyncio; from support_rag.embed import HashingEmbedder as H;"
+        "print(asyncio.run(H(16).embed(['The kiosk is offline'])).vectors.tobytes().hex())"
+    )
+    command = [sys.executable, "-c", code]
+    seeds = ({"PYTHONHASHSEED": seed, "PATH": ""} for seed in ("1", "2"))
+    printed = [subprocess.run(command, env=env, capture_output=True, check=True) for env in seeds]
+    assert printed[0].stdout == printed[1].stdout != b""
+
+
+@pytest.fixture(scope="module")
+def minilm() -> MiniLMEmbedder:
+    return MiniLMEmbedder(threads=1)
+
+
+TEXTS = [
+    "Refunds",
+    "",
+    "The kiosk keeps punches. " * 80,
+    "打卡机",
+    "x" * 3000,
+    "<|endoftext|> \x00",
+]
+
+
+async def test_minilm_gives_a_text_one_vector_in_any_company(minilm: MiniLMEmbedder) -> None:
+    together = await minilm.embed(TEXTS)
+    backwards = await minilm.embed(TEXTS[::-1])
+    assert together.truncated_tokens == 0
+    assert np.allclose(np.linalg.norm(together.vectors, axis=1), 1, atol=1e-6)
+    assert np.abs(together.vectors - backwards.vectors[::-1]).max() < 1e-6
+    for text, vector in zip(TEXTS, together.vectors, strict=True):
+        assert np.abs((await minilm.embed([text])).vectors[0] - vector).max() < 1e-6
+    assert (await minilm.embed([])).vectors.shape == (0, 384)
+
+
+async def test_minilm_does_not_depend_on_threads_and_serves_many_at_once(
+    minilm: MiniLMEmbedder,
+) -> None:
+    expected = (await minilm.embed(TEXTS)).vectors
+    other = MiniLMEmbedder(threads=2)
+    found = await asyncio.gather(*(other.embed(TEXTS) for _ in range(2)))
+    assert all(np.abs(f.vectors - expected).max() < 1e-5 for f in found)
+
+
+async def test_minilm_reads_the_end_of_a_long_text(minilm: MiniLMEmbedder) -> None:
+    long = "The kiosk keeps punches for 72 hours. " * 100
+    first, second = (await minilm.embed([long, f"{long} A refund takes five days."])).vectors
+    [refund] = (await minilm.embed(["A refund takes five days."])).vectors
+    assert second @ refund > first @ refund
+
+
+@given(st.integers(0, 3000), st.integers(1, 300))
+def test_windows_are_few_equal_and_complete(n: int, size: int) -> None:
+    found = equal_windows(range(n), size)
+    assert [piece for window in found for piece in window] == list(range(n))
+    lengths = [len(window) for window in found]
+    assert max(lengths) <= size and max(lengths) - min(lengths) <= 1
+    assert len(found) == max(1, -(-n // size))
+
+
+@given(st.lists(st.integers(0, 60_000), max_size=300))
+def test_batches(sizes: list[int]) -> None:
+    found = batches(sizes)
+    assert [n for part in found for n in range(len(sizes))[part]] == list(range(len(sizes)))
+    for part in found:
+        inside = sizes[part]
+        assert 1 <= len(inside) <= REQUEST_TEXTS
+        assert len(inside) == 1 or sum(inside) <= REQUEST_TOKENS
+
+
+def test_vectors_without_a_direction_are_refused() -> None:
+    for row in ([0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [1e308, 1e308]):
+        with pytest.raises(EmbeddingFailed, match="the vector of text 1"):
+            normalise(np.array([[1.0, 0.0], row]))
+
+
+# ---------------------------------------------------------------- endpoints, over a real socket
+
+
+@pytest.fixture
+def stub() -> Iterator[OpenAIStub]:
+    with OpenAIStub(dim=8) as server:
+        yield server
+
+
+@pytest.fixture
+async def endpoint(stub: OpenAIStub) -> AsyncIterator[OpenAIEmbedder]:
+    client = openai.AsyncOpenAI(base_url=stub.base_url, api_key="secret-canary")
+    yield OpenAIEmbedder("local-model", 8, client)
+    await client.close()
+
+
+async def test_vectors_come_in_the_order_of_the_texts(
+    stub: OpenAIStub, endpoint: OpenAIEmbedder
+) -> None:
+    texts = [f"text {n}" for n in range(300)]
+    stub.default = Reply(reverse=True)
+    found = await endpoint.embed(texts)
+    expected = np.array([vector_of(text, 8) for text in texts], dtype=np.float32)
+    assert np.allclose(found.vectors, expected, atol=1e-6)
+    sizes = [len(seen.body["input"]) for seen in stub.requests]
+    assert sizes == [128, 128, 44]
+    assert stub.requests[0].body["model"] == "local-model"
+    assert "dimensions" not in stub.requests[0].body
+    assert (await endpoint.embed([])).vectors.shape == (0, 8)
+    assert stub.n_calls == 3
+
+
+async def test_openai_is_asked_for_fewer_dimensions(stub: OpenAIStub) -> None:
+    client = openai.AsyncOpenAI(base_url=stub.base_url, api_key="none")
+    shortened = OpenAIEmbedder("text-embedding-3-small", 256, client)
+    assert (await shortened.embed(["a"])).vectors.shape == (1, 256)
+    assert stub.requests[0].body["dimensions"] == 256
+    assert shortened.name == "text-embedding-3-small@256"
+    assert OpenAIEmbedder("text-embedding-3-small", 1536, client).name == "text-embedding-3-small"
+    await client.close()
+
+
+async def test_long_and_empty_texts(stub: OpenAIStub, endpoint: OpenAIEmbedder) -> None:
+    long = "word " * (ENDPOINT_TOKENS + 500)
+    found = await endpoint.embed([long, "", "short"])
+    sent = stub.requests[0].body["input"]
+    assert count_tokens(sent[0]) <= ENDPOINT_TOKENS and long.startswith(sent[0])
+    assert sent[1:] == [" ", "short"]
+    assert found.truncated_tokens == count_tokens(long) - count_tokens(sent[0]) > 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(status=500), Reply(status=503), Reply(status=429), Reply(status=408), Reply(drop=True)],
+    ids=lambda reply: f"{reply.status}{'drop' if reply.drop else ''}",
+)
+async def test_a_passing_fault_costs_a_second_call(
+    stub: OpenAIStub, endpoint: OpenAIEmbedder, reply: Reply
+) -> None:
+    stub.script(reply)
+    assert (await endpoint.embed(["a"])).vectors.shape == (1, 8)
+    assert stub.n_calls == 2
+    stub.reset()
+    stub.default = reply
+    with pytest.raises(EmbeddingFailed, match="the embedding endpoint failed") as caught:
+        await endpoint.embed(["a"])
+    assert stub.n_calls == MAX_CALLS == 2
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=400), Reply(status=401), Reply(status=404), Reply(body=b"{not json"),
+        Reply(body=b"[]"), Reply(body=b'{"data": 1}'), Reply(body=b'{"data": [{"index": 0}]}'),
+        Reply(body=b'{"data": [{"index": 0, "embedding": ["a"]}]}'), Reply(body=b"null"),
+        Reply(dim=7), Reply(dim=9), Reply(value=float("nan")), Reply(value=float("inf")),
+        Reply(value=0.0), Reply(count=-1), Reply(count=1),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_lasting_fault_costs_one_call(
+    stub: OpenAIStub, endpoint: OpenAIEmbedder, reply: Reply
+) -> None:
+    stub.default = reply
+    with pytest.raises(EmbeddingFailed) as caught:
+        await endpoint.embed(["a", "b"])
+    assert stub.n_calls == 1
+    assert "scripted" not in str(caught.value), "the server's text is never quoted"
+    stub.default = Reply()
+    assert (await endpoint.embed(["a"])).vectors.shape == (1, 8), "and then it works again"
+
+
+async def test_retry_after_is_honoured_and_capped(
+    stub: OpenAIStub, endpoint: OpenAIEmbedder
+) -> None:
+    stub.script(Reply(status=429, headers={"Retry-After": "0.4"}))
+    await endpoint.embed(["a"])
+    first, second = stub.requests
+    assert second.at - first.at >= 0.4
+    client = openai.AsyncOpenAI(base_url=stub.base_url, api_key="none", max_retries=0)
+    asked = {"3600": 5.0, "2": 2.0, "-1": 0.5, "Wed, 21 Oct 2026 07:28:00 GMT": 0.5, "nan": 0.5}
+    for header, seconds in asked.items():
+        stub.script(Reply(status=503, headers={"Retry-After": header}))
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.embeddings.create(model="m", input=["a"])
+        assert wait_seconds(caught.value) == seconds <= MAX_WAIT_SECONDS, header
+    await client.close()
+
+
+async def test_a_hanging_endpoint_ends_at_the_deadline(stub: OpenAIStub) -> None:
+    client = openai.AsyncOpenAI(base_url=stub.base_url, api_key="none")
+    hasty = OpenAIEmbedder("m", 8, client, deadline_seconds=0.5)
+    stub.default = Reply(hang=True)
+    with pytest.raises(EmbeddingFailed, match="took more than"):
+        await hasty.embed(["a"])
+    assert stub.n_calls == 1
+    await client.close()
+    assert (DEADLINE_SECONDS, MAX_CALLS, MAX_WAIT_SECONDS) == (30, 2, 5)
+
+
+# ---------------------------------------------------------------- choosing one
+
+
+def test_the_parameters_name_the_embedder() -> None:
+    assert load_embedder(load_parameters().embed).name == load_parameters().embed.model
+    assert load_embedder(EmbedParameters(model="hashing-64")).dim == 64
+    small = load_embedder(EmbedParameters(model="text-embedding-3-small"), api_key="k")
+    assert (small.name, small.dim) == ("text-embedding-3-small", 1536)
+    local = load_embedder(EmbedParameters(model="bge-m3@1024"), base_url="http://127.0.0.1:9/v1")
+    assert (local.name, local.dim) == ("bge-m3@1024", 1024)
+
+
+@pytest.mark.parametrize("model", ["hashing-1", "hashing-99999", "x@0", "x@4001", "x@y", "unknown"])
+def test_an_embedder_that_cannot_be_had_is_refused_at_once(model: str) -> None:
+    with pytest.raises(SettingsInvalid, match="dimension"):
+        load_embedder(EmbedParameters(model=model), api_key="k")
+    with pytest.raises(SettingsInvalid):
+        load_embedder(EmbedParameters(model=model))
