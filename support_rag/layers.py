@@ -78,7 +78,7 @@ LEFT = 499  # the client closed the connection
 
 def template_of(scope: Scope) -> str:
     "Return the template of the route that took a request."
-    return str(getattr(scope.get("route"), "path", "") or "unmatched")
+    return str(getattr(scope.get("route"), "path_format", "") or "unmatched")
 
 
 class Observed(Layer):

@@ -67,7 +67,7 @@ def test_the_whole_description_holds(url: str, person: Person, tmp_path: Path) -
     command = [
         Path(sys.executable).parent / "schemathesis", "--config-file", config, "run",
         f"{url}/openapi.json", "--header", f"Authorization: {person.headers['Authorization']}",
-        "--checks", "all", "--max-examples", "20", "--seed", "7", "--no-shrink", "--no-color",
+        "--checks", "all", "--max-examples", "12", "--seed", "7", "--no-shrink", "--no-color",
         "--generation-database", "none",
     ]  # fmt: skip
     with logged() as lines:
@@ -75,7 +75,7 @@ def test_the_whole_description_holds(url: str, person: Person, tmp_path: Path) -
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     assert "14 selected / 14 total" in done.stdout
     answered = [line for line in lines if line["logger"] == "access"]
-    assert len(answered) > 400
+    assert len(answered) > 300
     assert not [line for line in answered if line["status"] >= 500]
     assert {line["status"] for line in answered} >= {200, 201, 202, 204, 401, 404, 405, 422}
 
