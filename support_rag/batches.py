@@ -24,15 +24,16 @@ from .chunk import chunk
 from .db import Database
 from .embed import Embedder
 from .indexes import shape_of
-from .jobs import Lease, progress
+from .jobs import MAX_ATTEMPTS, Lease, begin, progress
 from .observe import stage
 from .pgindex import check_vectors
 from .store import IndexRecord
-from .types import Chunk, Document, Record
+from .types import Chunk, Document, DocumentUnreadable, Record
 
 # %% auto #0
-__all__ = ['Wanted', 'KEPT_CHARACTERS', 'HEADER_BYTES', 'Vectors', 'BATCH', 'Pause', 'Step', 'Work', 'chunks_for', 'Memory',
-           'digest_of', 'texts_of', 'staged_of', 'list_staged', 'load_staged', 'stage_batch', 'never', 'embed_for']
+__all__ = ['Wanted', 'KEPT_CHARACTERS', 'HEADER_BYTES', 'Vectors', 'BATCH', 'CAREFUL_BATCH', 'Pause', 'Step', 'Work',
+           'chunks_for', 'Memory', 'digest_of', 'texts_of', 'staged_of', 'list_staged', 'load_staged', 'stage_batch',
+           'never', 'begin_attempt', 'cut_batches', 'embed_for']
 
 # %% ../nbs/28_batches.ipynb #c006
 Wanted = Callable[[AsyncSession], Awaitable[bool]]
@@ -152,6 +153,7 @@ async def stage_batch(
 
 # %% ../nbs/28_batches.ipynb #c019
 BATCH = 32  # texts
+CAREFUL_BATCH = 4  # the first one after an attempt that ended without progress
 Pause = Callable[[], bool]  # True: stop here, others wait
 Step = Literal["done", "paused", "outdated"]
 
@@ -161,6 +163,23 @@ def never() -> bool:
     return False
 
 
+async def begin_attempt(database: Database, lease: Lease) -> None:
+    "Count an attempt. Raises `DocumentUnreadable` when too many ended with their worker's death."
+    async with database.system() as session:
+        if not await begin(session, lease):
+            raise DocumentUnreadable(
+                f"{MAX_ATTEMPTS} workers ended while they worked on it: split the document, "
+                "or save it in a simpler form"
+            )
+
+
+def cut_batches(texts: Sequence[str], *, first: int) -> list[Sequence[str]]:
+    "Return texts in batches of `BATCH`, the first one of a size of its own."
+    starts = [0, *range(first, len(texts), BATCH)]
+    ends = [*starts[1:], len(texts)]
+    return [texts[a:b] for a, b in zip(starts, ends, strict=True) if a < b]
+
+# %% ../nbs/28_batches.ipynb #c023
 async def embed_for(
     database: Database,
     lease: Lease,
@@ -171,14 +190,16 @@ async def embed_for(
     pause: Pause = never,
 ) -> Step:
     "Stage the vectors of a document for an index, those that are not there yet."
+    await begin_attempt(database, lease)
     texts = texts_of(await chunks_for(work, index))
     known = await list_staged(database, work, embedder.name)
     missing = [digest for digest in texts if digest not in known]
     async with database.tenant(work.tenant_id) as session:
         if not await work.wanted(session):
             return "outdated"
-    for first in range(0, len(missing), BATCH):
-        batch = missing[first : first + BATCH]
+    waiting = cut_batches(missing, first=CAREFUL_BATCH if lease.attempts else BATCH)
+    while waiting:
+        batch = waiting.pop(0)
         with stage("embedding"):
             made = await embedder.embed([texts[digest] for digest in batch])
         check_vectors(made.vectors, n=len(batch), dim=index.dim)
@@ -186,6 +207,6 @@ async def embed_for(
         if not await stage_batch(database, lease, work, model=embedder.name, vectors=vectors):
             return "outdated"
         work.truncated_tokens += made.truncated_tokens
-        if first + BATCH < len(missing) and pause():
+        if waiting and pause():
             return "paused"
     return "done"

@@ -30,14 +30,15 @@ from .types import Conflict, Record, SettingsInvalid, Unavailable
 log = structlog.get_logger("jobs")
 
 # %% auto #0
-__all__ = ['log', 'JobKind', 'LEASE_SECONDS', 'MAX_ATTEMPTS', 'MORE_SECONDS', 'DUE', 'QUEUE', 'BELL', 'RQ_SECONDS', 'AWAY',
-           'BELLS', 'LeaseLost', 'Lease', 'add_job', 'count_jobs', 'later', 'take', 'claim', 'Turns', 'claim_next',
-           'change', 'renew', 'progress', 'finish', 'give_back', 'postpone', 'connect', 'Queue', 'sweep']
+__all__ = ['log', 'JobKind', 'LEASE_SECONDS', 'MAX_ATTEMPTS', 'MORE_SECONDS', 'DUE', 'LOST', 'QUEUE', 'BELL', 'RQ_SECONDS',
+           'AWAY', 'BELLS', 'LeaseLost', 'Lease', 'add_job', 'count_jobs', 'later', 'take', 'claim', 'Turns',
+           'claim_next', 'held', 'change', 'begin', 'renew', 'progress', 'finish', 'give_back', 'postpone', 'connect',
+           'Queue', 'sweep']
 
 # %% ../nbs/26_jobs.ipynb #c006
 JobKind = Literal["ingest", "reindex"]
 LEASE_SECONDS = 30.0
-MAX_ATTEMPTS = 3  # that end without progress
+MAX_ATTEMPTS = 3  # that are begun and end without progress
 MORE_SECONDS = 5.0  # before the second attempt; four times as long before the third
 
 
@@ -53,7 +54,7 @@ class Lease(Record):
     tenant_id: str
     kind: JobKind
     target_id: str  # of the document or the index
-    attempts: int  # begun, this one included, since there was progress
+    attempts: int  # that were begun before, since there was progress
     worker: str  # name of the worker, and of this taking
     seconds: float = LEASE_SECONDS  # until it runs out unless it is renewed
 
@@ -84,7 +85,7 @@ async def count_jobs(database: Database) -> dict[str, int]:
 DUE = sa.or_(db.jobs.c.lease_until.is_(None), db.jobs.c.lease_until < sa.func.now())
 
 
-def later(seconds: float) -> Any:
+def later(seconds: Any) -> Any:
     "Return the moment, by the clock of the database, that is `seconds` away."
     return sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
@@ -94,13 +95,8 @@ async def take(
 ) -> Lease | None:
     "Lease the one job that a condition names, if it is due."
     jobs = db.jobs.c
-    change = (
-        sa.update(db.jobs)
-        .where(where, DUE)
-        .values(
-            attempts=jobs.attempts + 1, leased_by=f"{worker}/{new_id()}", lease_until=later(seconds)
-        )
-    )
+    change = sa.update(db.jobs).where(where, DUE)
+    change = change.values(leased_by=f"{worker}/{new_id()}", lease_until=later(seconds))
     columns = (jobs.id, jobs.tenant_id, jobs.kind, jobs.target_id, jobs.attempts, jobs.leased_by)
     row = (await session.execute(change.returning(*columns))).one_or_none()
     return None if row is None else replace(Lease(*row), seconds=seconds)
@@ -160,21 +156,39 @@ async def claim_next(
         return await take(session, where, worker=worker, seconds=seconds)
 
 # %% ../nbs/26_jobs.ipynb #c025
+LOST = "the lease of this job ran out and somebody else took it, or it is done"
+
+
+def held(lease: Lease) -> sa.ColumnElement[bool]:
+    "Return the condition that a job is held by this lease."
+    return sa.and_(db.jobs.c.id == lease.job_id, db.jobs.c.leased_by == lease.worker)
+
+
 async def change(session: AsyncSession, lease: Lease, statement: Any) -> None:
     "Apply a statement to a job that is held, or raise `LeaseLost`."
-    held = sa.and_(db.jobs.c.id == lease.job_id, db.jobs.c.leased_by == lease.worker)
-    if await session.scalar(statement.where(held).returning(db.jobs.c.id)) is None:
-        raise LeaseLost("the lease of this job ran out and somebody else took it, or it is done")
+    if await session.scalar(statement.where(held(lease)).returning(db.jobs.c.id)) is None:
+        raise LeaseLost(LOST)
 
 # %% ../nbs/26_jobs.ipynb #c027
+async def begin(session: AsyncSession, lease: Lease) -> bool:
+    "Count an attempt, once for each taking; return False when too many were begun already."
+    attempts = db.jobs.c.attempts
+    counted = sa.case((attempts == lease.attempts, attempts + 1), else_=attempts)
+    values = {"attempts": counted, "lease_until": later(lease.seconds)}
+    update = sa.update(db.jobs).where(held(lease)).values(values).returning(attempts)
+    if (n := await session.scalar(update)) is None:
+        raise LeaseLost(LOST)
+    return int(n) <= MAX_ATTEMPTS
+
+
 async def renew(session: AsyncSession, lease: Lease) -> None:
     "Hold on to a job for as long as its lease lasts, from now."
     await change(session, lease, sa.update(db.jobs).values(lease_until=later(lease.seconds)))
 
 
 async def progress(session: AsyncSession, lease: Lease) -> None:
-    "Renew, and forget earlier attempts: this transaction stores a part of the work."
-    values = {"attempts": 1, "lease_until": later(lease.seconds)}
+    "Renew, and forget all attempts: this transaction stores a part of the work."
+    values = {"attempts": 0, "lease_until": later(lease.seconds)}
     await change(session, lease, sa.update(db.jobs).values(values))
 
 
@@ -185,24 +199,23 @@ async def finish(session: AsyncSession, lease: Lease) -> None:
 # %% ../nbs/26_jobs.ipynb #c029
 async def give_back(session: AsyncSession, lease: Lease, *, wait_seconds: float = 0.0) -> None:
     "Return a job, to be gone on with; this taking was no attempt."
-    fewer = sa.func.greatest(db.jobs.c.attempts - 1, 0)
-    values = {"attempts": fewer, "leased_by": None, "rung_at": sa.func.now()}
+    attempts = sa.func.least(db.jobs.c.attempts, lease.attempts)
+    values = {"attempts": attempts, "leased_by": None, "rung_at": sa.func.now()}
     lease_until = later(wait_seconds) if wait_seconds > 0 else None
     await change(session, lease, sa.update(db.jobs).values(**values, lease_until=lease_until))
 
 
 async def postpone(session: AsyncSession, lease: Lease) -> bool:
     "Leave a job for another attempt, later each time; return False when this was the last."
-    attempts = db.jobs.c.attempts
-    wait = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, 1) * (
-        MORE_SECONDS * sa.func.power(4, attempts - 1)
-    )
-    held = sa.and_(db.jobs.c.id == lease.job_id, db.jobs.c.leased_by == lease.worker)
-    update = sa.update(db.jobs).where(held, attempts < MAX_ATTEMPTS)
-    update = update.values(leased_by=None, rung_at=sa.func.now(), lease_until=wait)
+    before = db.jobs.c.attempts
+    attempts = sa.case((before > lease.attempts, before), else_=before + 1)
+    seconds = MORE_SECONDS * sa.func.power(4, attempts - 1)
+    values = {"attempts": attempts, "leased_by": None, "rung_at": sa.func.now()}
+    update = sa.update(db.jobs).where(held(lease), attempts < MAX_ATTEMPTS)
+    update = update.values(**values, lease_until=later(seconds))
     return await session.scalar(update.returning(db.jobs.c.id)) is not None
 
-# %% ../nbs/26_jobs.ipynb #c035
+# %% ../nbs/26_jobs.ipynb #c036
 QUEUE = "support_rag"  # name of the queue in Redis
 BELL = "support_rag.answer"  # what a bell asks for; a name that a worker knows, not a path
 RQ_SECONDS = 600  # after which RQ takes a bell for lost when its worker was killed
@@ -218,7 +231,7 @@ def connect(redis_url: str) -> redis.Redis:
     except ValueError as error:
         raise SettingsInvalid(f"not a Redis URL: {error}") from error
 
-# %% ../nbs/26_jobs.ipynb #c036
+# %% ../nbs/26_jobs.ipynb #c037
 class Queue:
     "The bell at the door of the workers."
 
@@ -258,7 +271,7 @@ class Queue:
         "Close every connection."
         await asyncio.to_thread(self.redis.close)
 
-# %% ../nbs/26_jobs.ipynb #c040
+# %% ../nbs/26_jobs.ipynb #c041
 BELLS = 16  # that one sweep rings at most
 
 

@@ -41,13 +41,13 @@ from .observe import REGISTRY, configure_logging
 from .release import Release, load_release
 from .settings import PREFIX, ServiceSettings
 from .store import new_id
-from .types import DocumentUnreadable, Forbidden, SettingsInvalid, Unavailable
+from .types import Forbidden, SettingsInvalid, Unavailable
 
 log = structlog.get_logger("work")
 
 # %% auto #0
-__all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEP_SECONDS', 'GRACE_SECONDS', 'Task', 'WORK',
-           'DEADLY', 'STATEMENT_SECONDS', 'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen',
+__all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
+           'STATEMENT_SECONDS', 'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen',
            'turn_timer', 'passed', 'keep', 'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'sweep',
            'sweep_often', 'answer', 'end_turns', 'attend', 'wait_for_database', 'serve', 'run_worker']
 
@@ -151,7 +151,7 @@ def listen(
 TURN_SECONDS = 3.0
 HOLD_SECONDS = 5.0  # that the queue waits for a turn; afterwards it goes on beside others
 BESIDE = 4  # turns, of different tenants, that go on beside
-SWEEP_SECONDS = 5.0
+SWEEPS = 6  # in the time that a lease lasts: every 5 seconds
 GRACE_SECONDS = 5.0  # that a turn has to end when the process stops
 
 
@@ -226,20 +226,11 @@ async def try_again(context: Ingestion, lease: Lease, error: BaseException) -> N
     await insist(lease, end)
 
 # %% ../nbs/29_work.ipynb #c025
-DEADLY = DocumentUnreadable(
-    f"{jobs.MAX_ATTEMPTS} workers ended while they worked on it: split the document, "
-    "or save it in a simpler form"
-)
-
-
 async def perform(context: Ingestion, lease: Lease, pause: Pause) -> None:
     "Work on a job for a turn, and end the lease in one way or another."
     keeper = asyncio.create_task(keep(context, lease))
     try:
-        if lease.attempts > jobs.MAX_ATTEMPTS:
-            await give_up(context, lease, DEADLY)
-        else:
-            await WORK[lease.kind](context, lease, pause)
+        await WORK[lease.kind](context, lease, pause)
     except asyncio.CancelledError:
         await hand_back(context, lease)
         raise
@@ -299,7 +290,7 @@ async def sweep_often(worker: Worker) -> None:
     while not worker.stopping.is_set():
         await sweep(worker)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(worker.stopping.wait(), SWEEP_SECONDS)
+            await asyncio.wait_for(worker.stopping.wait(), worker.lease_seconds / SWEEPS)
 
 # %% ../nbs/29_work.ipynb #c031
 async def answer(worker: Worker) -> None:
