@@ -109,6 +109,7 @@ def test_any_text_at_all(text: str, parameters: ChunkParameters) -> None:
     check(Document("d", "", text, "d"), parameters)
 
 
+@settings(deadline=None)
 @given(MARKDOWN)
 def test_equal_documents_have_equal_chunks_and_others_have_other_ids(text: str) -> None:
     document, parameters = document_of(text), ChunkParameters()

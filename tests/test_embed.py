@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import numpy as np
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support_rag.chunk import count_tokens
@@ -62,6 +62,7 @@ def test_terms(text: str, terms: list[str]) -> None:
     assert [term for term in found if term in terms] == terms
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_terms_ignore_case_width_and_what_stands_around(text: str) -> None:
     terms = analyse(text)
@@ -70,6 +71,7 @@ def test_terms_ignore_case_width_and_what_stands_around(text: str) -> None:
     assert analyse(f"{text}\n\n{text}") == terms * 2
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["Ll", "Nd"], max_codepoint=0x24F), max_size=20))
 def test_terms_are_the_same_in_capitals(text: str) -> None:
     if text.upper().lower() == text:
@@ -93,6 +95,7 @@ def test_hostile_text_is_analysed_in_linear_time(unit: str) -> None:
 # ---------------------------------------------------------------- local embedders
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
 def test_hashed_vectors_have_length_one_and_depend_on_the_text_alone(texts: list[str]) -> None:
     async def embed(some: list[str]) -> np.ndarray:
@@ -158,6 +161,7 @@ async def test_minilm_reads_the_end_of_a_long_text(minilm: MiniLMEmbedder) -> No
     assert second @ refund > first @ refund
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 300))
 def test_windows_are_few_equal_and_complete(n: int, size: int) -> None:
     found = equal_windows(range(n), size)
@@ -167,6 +171,7 @@ def test_windows_are_few_equal_and_complete(n: int, size: int) -> None:
     assert len(found) == max(1, -(-n // size))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 60_000), max_size=300))
 def test_batches(sizes: list[int]) -> None:
     found = batches(sizes)

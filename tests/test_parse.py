@@ -12,7 +12,7 @@ import docx
 import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from reportlab.lib import pdfencrypt
@@ -68,6 +68,7 @@ def check_blocks(text: str, blocks: tuple[Block, ...]) -> None:
 # ---------------------------------------------------------------- text and Markdown
 
 
+@settings(deadline=None)
 @given(
     st.text(st.sampled_from("ab #-*>|`~=1.\\\t \n\r[]()<!é打\u2028\x85\ufeff\x0b"), max_size=120)
 )
@@ -234,6 +235,7 @@ def test_what_is_no_text(content: bytes) -> None:
         read(content, TXT)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_bytes_are_text_or_an_error_of_ours(content: bytes) -> None:
     try:
@@ -296,6 +298,7 @@ def test_html_entities_that_cannot_be_stored() -> None:
     assert document.text == "a\ufffdb\ufffdc\ufffd"
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("<>/=\"'!- abpdivhtrl1\n"), max_size=200))
 def test_any_markup_is_read(markup: str) -> None:
     try:

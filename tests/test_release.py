@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import support_rag
@@ -149,6 +149,7 @@ def test_what_cannot_work_is_refused(change: dict[str, dict[str, object]], messa
         Parameters().with_(**change)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=5))
 def test_digests_ignore_the_order_of_keys(content: dict[str, object]) -> None:
     assert digest(content) == digest(dict(reversed(content.items())))
