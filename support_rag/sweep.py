@@ -35,7 +35,7 @@ from .types import InputInvalid
 
 # %% auto #0
 __all__ = ['SHAPING', 'COMPUTING', 'Sweep', 'as_json', 'depth_for', 'asked_of', 'running', 'sweep', 'rounds_of', 'halve',
-           'time_stages']
+           'load_pipeline', 'time_stages']
 
 # %% ../nbs/12_sweep.ipynb #c006
 @dataclass(frozen=True, repr=False)
@@ -212,19 +212,18 @@ def halve(
     return tuple(rounds)
 
 # %% ../nbs/12_sweep.ipynb #c024
-async def time_stages(
+async def load_pipeline(
     parameters: Parameters,
     labels: Labels,
     *,
-    n: int = 30,  # questions
     executor: Executor | None = None,
     cache: Cache | None = None,
     progress: ShowProgress = silent,
     endpoint: Endpoint | None = None,
-) -> pd.DataFrame:
-    "Return the seconds of each step of the pipeline, a row for each question."
-    asked, address = sample(labels, n), endpoint or Endpoint()
-    study = make_study(asked, {"": parameters}, depth="answers", endpoint=address)
+) -> Pipeline:
+    "Return the pipeline of a release over the labels' documents, warm and with cached vectors."
+    address = endpoint or Endpoint()
+    study = make_study(labels, {"": parameters}, depth="answers", endpoint=address)
     with running([parameters], executor=executor, cache=cache, progress=progress) as runner:
         chunks = chunk_stage(study, [""], runner)[study.keys[""].chunk]
         gathered = Gathered(study, {study.keys[""].chunk: chunks})
@@ -234,9 +233,20 @@ async def time_stages(
     embedder = embedder_of(parameters.embed, address)
     await embedder.embed(["warm"])
     generator = generator_of(parameters, address, replies={})
-    pipeline = Pipeline(load_release(parameters), embedder, index, generator)
+    return Pipeline(load_release(parameters), embedder, index, generator)
+
+# %% ../nbs/12_sweep.ipynb #c026
+async def time_stages(
+    parameters: Parameters,
+    labels: Labels,
+    *,
+    n: int = 30,  # questions
+    **options: Any,  # as for `load_pipeline`
+) -> pd.DataFrame:
+    "Return the seconds of each step of the pipeline, a row for each question."
+    pipeline = await load_pipeline(parameters, labels, **options)
     rows = []
-    for question in asked.questions:
+    for question in sample(labels, n).questions:
         answer = await pipeline.answer(question.text, history=question.history)
         rows.append({"question": question.id, **answer.trace["seconds"]})
     return pd.DataFrame(rows)
