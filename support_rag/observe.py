@@ -24,8 +24,8 @@ from prometheus_client import (
 )
 
 # %% auto #0
-__all__ = ['HIDDEN', 'SECRET_KEYS', 'SECRETS', 'REGISTRY', 'SECONDS', 'HTTP_REQUESTS', 'HTTP_SECONDS', 'STAGE_SECONDS',
-           'ANSWER_CONFIDENCE', 'DECISIONS', 'INGEST_OUTCOMES', 'MULTIPROCESS', 'blank', 'blank_under',
+__all__ = ['HIDDEN', 'SECRET_KEYS', 'SECRETS', 'TALKATIVE', 'REGISTRY', 'SECONDS', 'HTTP_REQUESTS', 'HTTP_SECONDS',
+           'STAGE_SECONDS', 'ANSWER_CONFIDENCE', 'DECISIONS', 'INGEST_OUTCOMES', 'MULTIPROCESS', 'blank', 'blank_under',
            'configure_logging', 'stage', 'render_metrics']
 
 # %% ../nbs/22_observe.ipynb #c006
@@ -63,6 +63,9 @@ def blank_under(key: str, value: Any) -> Any:
     return HIDDEN if SECRET_KEYS.search(key) and not number else blank(value)
 
 # %% ../nbs/22_observe.ipynb #c010
+TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # print bodies when debugging
+
+
 def _blank_line(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event = line.pop("event", "")
     return {"event": blank(str(event)), **blank(line)}
@@ -102,6 +105,8 @@ def configure_logging(
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "rq.worker"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(max(root.level, logging.INFO))
 
 # %% ../nbs/22_observe.ipynb #c014
 REGISTRY = CollectorRegistry()

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -368,9 +369,8 @@ def test_health_is_503_while_a_server_is_away_and_the_service_recovers(
     with serving(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
 
         def wait_for(status: int) -> httpx2.Response:
-            answer = client.get("/health")
-            while answer.status_code != status:
-                answer = client.get("/health")
+            while (answer := client.get("/health")).status_code != status:
+                time.sleep(0.05)
             return answer
 
         assert wait_for(200).json()["status"] == "ok"

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,29 +293,38 @@ def test_no_secret_is_in_logs_metrics_or_errors(
         "SUPPORT_RAG_HOME": str(tmp_path),
         "PATH": os.defpath,
     }
-    command = [sys.executable, "-m", "support_rag.cli", "serve", "--port", "0"]
-    with log.open("w") as output:
-        running = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
+    program = [sys.executable, "-m", "support_rag.cli"]
+    with log.open("a") as output:
+        running = [
+            subprocess.Popen([*program, *command], env=environ, stdout=output, stderr=output)
+            for command in (["serve", "--port", "0"], ["worker"])
+        ]
     try:
         port: list[str] = []
-        while not port and running.poll() is None:
+        while not port and running[0].poll() is None:
+            time.sleep(0.1)
             port = re.findall(r'"port": (\d+)', log.read_text())
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port[0]}", timeout=60)
-        while client.get("/health").status_code != 200:
-            pass
-        use(client, secrets, refusals)
-        cable.cut()
-        use(client, secrets, refusals)
-        refusals.append(client.get("/metrics").text)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port[0]}", timeout=60) as client:
+            while client.get("/health").status_code != 200:
+                time.sleep(0.1)
+            use(client, secrets, refusals)
+            cable.cut()
+            use(client, secrets, refusals)
+            refusals.append(client.get("/metrics").text)
     finally:
-        running.terminate()
-        running.wait(30)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(30)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     seen = log.read_text() + "".join(refusals)
     for name, secret in secrets.items():
         assert secret not in seen, f"{name} is in {[x for x in lines if secret in str(x)][:1]}"
     statuses = [line["status"] for line in lines if line["logger"] == "access"]
     assert {200, 201, 202, 401, 422, 503} <= set(statuses), "all of it did happen"
+    assert "document_ready" in {line["event"] for line in lines}
+    reasons = {line["reason"] for line in lines if line["event"] == "reply_stored"}
+    assert "generation_unavailable" in reasons, "the model was called, and did not answer"
     assert len(refusals) > 10
 
 
@@ -325,7 +335,7 @@ def use(client: httpx2.Client, secrets: dict[str, str], refusals: list[str]) -> 
         answer = client.request(method, path, **values)
         if answer.is_error:
             refusals.append(str(answer.headers) + answer.text)
-        return dict(answer.json()) if answer.content and "event" not in path else {}
+        return dict(answer.json())
 
     who = {"email": f"{uuid.uuid4().hex}@example.com", "password": secrets["password"]}
     registered = send("POST", "/api/v1/auth/register", json={"tenant_name": "T", **who})
@@ -338,11 +348,20 @@ def use(client: httpx2.Client, secrets: dict[str, str], refusals: list[str]) -> 
         secrets["access token"] = registered["access_token"]
     send("GET", f"{DOCUMENTS}?token={secrets['address']}")
     send("GET", f"/{secrets['address']}")
-    send("POST", INGEST, json={"title": "T", "content": f"# T\n\nIt is {secrets['document']}."})
+    fox = {"title": "The fox", "content": "# The fox\n\nThe fox sleeps in the red barn at night."}
+    article = {"title": secrets["document"], "content": f"# T\n\nIt is {secrets['document']}."}
+    files = {"file": (f"{secrets['document']}.pdf", b"%PDF-1.4 " + secrets["document"].encode())}
+    sent = [send("POST", INGEST, json=text) for text in (fox, article)]
+    sent.append(send("POST", INGEST, files=files))
+    for document in [document for document in sent if "id" in document]:
+        while document["status"] not in ("ready", "failed"):
+            time.sleep(0.1)
+            document = send("GET", f"{DOCUMENTS}/{document['id']}")
     send("POST", INGEST, content=f'{{"title": "{secrets["broken body"]}'.encode(), headers=JSON)
     send("POST", "/api/v1/search", json={"query": secrets["query"], "k": secrets["broken body"]})
     send("POST", "/api/v1/search", json={"query": secrets["query"]})
     opened = send("POST", "/api/v1/conversations", json={"title": secrets["message"]})
     path = f"/api/v1/conversations/{opened.get('id', uuid.uuid4())}/messages"
-    send("POST", path, json={"content": f"Why is it {secrets['message']}?"})
+    send("POST", path, json={"content": f"My number is {secrets['message']}. Is it right?"})
+    send("POST", path, json={"content": "Does the fox sleep in the red barn at night?"})
     send("POST", path, json={"content": [secrets["message"]]})
