@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +19,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .types import InputInvalid, NotFound, SupportRagError, UnsupportedType
+from .measuring import app as measuring
+from .running import app as running
+from .types import NotFound, SupportRagError
 
 if TYPE_CHECKING:
     from support_rag.converse import Service
     from support_rag.db import Database
+    from support_rag.feed import Item
     from support_rag.jobs import Queue
     from support_rag.settings import ServiceSettings
 
 # %% auto #0
-__all__ = ['app', 'console', 'TenantOption', 'DEMO', 'IDLE_SECONDS', 'Held', 'opened', 'find_tenant', 'run', 'Item', 'read_jsonl',
-           'read_file', 'read_paths', 'Outcome', 'progress_bar', 'send', 'wait_until_done', 'ingest', 'search', 'ask',
-           'list_tenants', 'release', 'reindex_tenant', 'reindex', 'register', 'settings', 'up', 'down', 'reset',
-           'serve', 'worker', 'migrate', 'doctor', 'main']
+__all__ = ['app', 'console', 'TenantOption', 'DEMO', 'IDLE_SECONDS', 'Held', 'opened', 'find_tenant', 'run', 'Outcome',
+           'progress_bar', 'send', 'wait_until_done', 'ingest', 'search', 'ask', 'list_tenants', 'release',
+           'reindex_tenant', 'reindex', 'register', 'main']
 
-# %% ../nbs/39_cli.ipynb #c006
+# %% ../nbs/39_cli.ipynb #c005
 app = typer.Typer(
     name="support-rag",
     help="A RAG workbench for customer support, and the service its notebooks export.",
@@ -42,6 +43,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.add_typer(running)
+app.add_typer(measuring, name="eval", rich_help_panel="Measure")
 console = Console()
 
 TenantOption = Annotated[
@@ -52,7 +55,7 @@ TenantOption = Annotated[
 ]
 DEMO = "demo@support-rag.example"  # who `support-rag up` signs in
 
-# %% ../nbs/39_cli.ipynb #c008
+# %% ../nbs/39_cli.ipynb #c007
 @dataclass(frozen=True, slots=True)
 class Held:
     "What a command works with."
@@ -86,7 +89,7 @@ async def opened() -> AsyncIterator[Held]:
         await queue.close()
         await database.close()
 
-# %% ../nbs/39_cli.ipynb #c010
+# %% ../nbs/39_cli.ipynb #c009
 async def find_tenant(database: Database, who: str) -> str:
     "Return the id of the tenant that an address or an id names. Raises `NotFound`."
     from support_rag import store
@@ -110,66 +113,7 @@ def run(command: Callable[[Held], Awaitable[None]]) -> None:
 
     asyncio.run(with_held())
 
-# %% ../nbs/39_cli.ipynb #c012
-@dataclass(frozen=True, slots=True)
-class Item:
-    "One document to send."
-
-    source: str
-    title: str
-    content: bytes
-    content_type: str
-
-
-def read_jsonl(path: Path) -> Iterator[Item]:
-    "Yield the documents of a JSONL file. Raises `InputInvalid` that names the line."
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                source, text = row.get("id", row.get("_id")), row["text"]
-                content = str(text).encode()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputInvalid(
-                    f'{path}:{number} is not a document: write {{"id": …, "title": …, "text": …}}'
-                ) from error
-            kind = str(row.get("content_type", "text/plain"))
-            yield Item(str(source or ""), str(row.get("title") or ""), content, kind)
-
-
-def read_file(path: Path, *, base: Path) -> Item:
-    "Return one file as a document. Raises `UnsupportedType`."
-    from support_rag.parse import content_type_of
-
-    kind = content_type_of(path.name)
-    return Item(path.relative_to(base).as_posix(), "", path.read_bytes(), kind)
-
-# %% ../nbs/39_cli.ipynb #c013
-def read_paths(
-    paths: Sequence[Path],
-    *,
-    passed_over: Callable[[Path], None],  # told each file of unknown type in a folder
-) -> Iterator[Item]:
-    "Yield every document that the paths lead to, in the order of their names."
-    for path in paths:
-        if not path.exists():
-            raise InputInvalid(f"{path} does not exist: name a file, a folder or a JSONL file")
-        if path.suffix == ".jsonl":
-            yield from read_jsonl(path)
-        elif path.is_file():
-            yield read_file(path, base=path.parent)
-        else:
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
-                if any(part.startswith(".") for part in file.relative_to(path).parts):
-                    continue
-                try:
-                    yield read_file(file, base=path)
-                except UnsupportedType:
-                    passed_over(file)
-
-# %% ../nbs/39_cli.ipynb #c017
+# %% ../nbs/39_cli.ipynb #c011
 IDLE_SECONDS = 10.0
 
 
@@ -211,7 +155,7 @@ async def send(held: Held, tenant_id: str, items: Sequence[Item], bar: Progress)
         ids.append(accepted.document.id)
     return list(dict.fromkeys(ids))
 
-# %% ../nbs/39_cli.ipynb #c018
+# %% ../nbs/39_cli.ipynb #c013
 async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: Progress) -> Outcome:
     "Wait until every document is ready or failed; print each failure."
     from support_rag import store
@@ -239,7 +183,7 @@ async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: P
         await asyncio.sleep(0.2)
     return outcome
 
-# %% ../nbs/39_cli.ipynb #c019
+# %% ../nbs/39_cli.ipynb #c015
 @app.command(rich_help_panel="Use")
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="files, folders, JSONL of id, title, text")],
@@ -249,6 +193,8 @@ def ingest(
 
     `support-rag ingest handbook.pdf docs/ faq.jsonl --tenant ada@acme.example`
     """
+
+    from support_rag.feed import read_paths
 
     items = list(read_paths(paths, passed_over=lambda path: console.print(f"passed over: {path}")))
 
@@ -268,7 +214,7 @@ def ingest(
 
     run(command)
 
-# %% ../nbs/39_cli.ipynb #c021
+# %% ../nbs/39_cli.ipynb #c017
 @app.command(rich_help_panel="Use")
 def search(
     query: Annotated[str, typer.Argument(help="what to look for")],
@@ -292,7 +238,7 @@ def search(
 
     run(command)
 
-
+# %% ../nbs/39_cli.ipynb #c019
 @app.command(rich_help_panel="Use")
 def ask(
     question: Annotated[str, typer.Argument(help="a question")],
@@ -317,7 +263,7 @@ def ask(
 
     run(command)
 
-# %% ../nbs/39_cli.ipynb #c023
+# %% ../nbs/39_cli.ipynb #c021
 async def list_tenants(database: Database) -> list[str]:
     "Return the id of every tenant that somebody signs in to."
     from support_rag import store
@@ -344,7 +290,7 @@ def release() -> None:
 
     run(command)
 
-# %% ../nbs/39_cli.ipynb #c024
+# %% ../nbs/39_cli.ipynb #c023
 async def reindex_tenant(held: Held, tenant_id: str, bar: Progress) -> None:
     "Ask for a reindex and wait until the new index serves."
     from support_rag.indexes import index_status
@@ -381,7 +327,7 @@ def reindex(
 
     run(command)
 
-# %% ../nbs/39_cli.ipynb #c026
+# %% ../nbs/39_cli.ipynb #c025
 @app.command(rich_help_panel="Use")
 def register(
     name: Annotated[str, typer.Argument(help="name of the new tenant")],
@@ -405,114 +351,7 @@ def register(
 
     run(command)
 
-
-@app.command(rich_help_panel="Run")
-def settings() -> None:
-    "Show every process setting with its value; secrets are hidden."
-    from support_rag.settings import load_settings, variable
-
-    table = Table("variable", "value")
-    for name, value in load_settings():
-        table.add_row(variable(name), str(value))
-    console.print(table)
-
-# %% ../nbs/39_cli.ipynb #c028
-@app.command(rich_help_panel="Run")
-def up() -> None:
-    "Start PostgreSQL, Valkey, API, worker and JupyterLab; load the sample; answer a question."
-    from support_rag.settings import load_settings
-    from support_rag.workbench import up as start
-
-    start(load_settings())
-
-
-@app.command(rich_help_panel="Run")
-def down() -> None:
-    "Stop what `up` started, from another terminal."
-    from support_rag.settings import load_settings
-    from support_rag.workbench import down as stop
-
-    stopped = stop(load_settings().home)
-    console.print("stopped" if stopped else "nothing is running")
-
-
-@app.command(rich_help_panel="Run")
-def reset() -> None:
-    "Stop, and delete the local databases with all they hold."
-    from support_rag.settings import load_settings
-    from support_rag.workbench import reset as clear
-
-    clear(load_settings().home)
-    console.print("deleted the local databases; `support-rag up` makes new ones")
-
-# %% ../nbs/39_cli.ipynb #c029
-@app.command(rich_help_panel="Run")
-def serve(
-    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
-    port: Annotated[int | None, typer.Option(help="port; 0 takes a free one")] = None,
-) -> None:
-    "Run the API."
-    from support_rag.app import serve as run_api
-    from support_rag.settings import load_settings
-
-    given = {"host": host, "port": port}
-    run_api(load_settings(**{name: value for name, value in given.items() if value is not None}))
-
-
-@app.command(rich_help_panel="Run")
-def worker() -> None:
-    "Run one worker process."
-    from support_rag.settings import load_settings
-    from support_rag.work import run_worker
-
-    run_worker(load_settings())
-
-
-@app.command(rich_help_panel="Run")
-def migrate(
-    create_roles: Annotated[
-        bool,
-        typer.Option(
-            "--create-roles",
-            help="first create both roles and the database, through SUPPORT_RAG_SUPERUSER_URL",
-        ),
-    ] = False,
-) -> None:
-    "Bring the schema up to date as its owner."
-    from support_rag import db, roles
-    from support_rag.settings import load_settings
-
-    settings = load_settings()
-    app_url = roles.database_url(settings.database_url.get_secret_value())
-    owner_url = roles.database_url(settings.owner_database_url.get_secret_value())
-    if create_roles:
-        roles.create_roles(
-            settings.superuser_url.get_secret_value(),
-            owner_password=owner_url.password or "",
-            app_password=app_url.password or "",
-            owner=owner_url.username or "",
-            app=app_url.username or "",
-            database=owner_url.database or "",
-        )
-    version = db.migrate(roles.plain(owner_url), app_user=app_url.username or "")
-    console.print(f"the schema is at {version}")
-
-# %% ../nbs/39_cli.ipynb #c030
-@app.command(rich_help_panel="Run")
-def doctor() -> None:
-    "Check an installation and say what to do."
-    from support_rag.doctor import examine
-    from support_rag.settings import load_settings
-
-    checks = asyncio.run(examine(load_settings()))
-    table = Table("", "check", "found", "what to do")
-    for check in checks:
-        table.add_row("ok" if check.ok else "✗", check.name, check.detail, check.remedy)
-    console.print(table)
-    if not all(check.ok for check in checks):
-        raise typer.Exit(1)
-
-# %% ../nbs/39_cli.ipynb #c032
+# %% ../nbs/39_cli.ipynb #c027
 def main() -> None:
     "Run the command line."
     try:

@@ -31,7 +31,7 @@ def test_every_command_is_in_the_readme(name: str) -> None:
 def test_the_table_of_settings_is_the_class() -> None:
     between = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", README, re.S)
     assert between is not None
-    assert between[1] == settings_table(), "run `make readme`"
+    assert between[1] == settings_table(), "paste what `support-rag settings --markdown` prints"
 
 
 def test_every_route_is_in_the_readme() -> None:
