@@ -30,7 +30,7 @@ from support_rag.prompt import (
     wording,
 )  # fmt: skip
 from .release import Parameters, PromptParameters, Release
-from .retrieve import Index, embed_question, retrieve, search
+from .retrieve import Index, check_question, embed_question, retrieve, search
 from support_rag.types import (
     Answer,
     Citation,
@@ -203,6 +203,7 @@ def judge(a: Answering, *, prompt: Prompt, hits: Sequence[Hit], certainty: float
 # %% ../nbs/09_pipeline.ipynb #c019
 async def run(a: Answering) -> AsyncGenerator[str | Answer, None]:
     "Yield drafts of the reply, then exactly one answer."
+    check_question(a.question)
     with a.trace.stage("condense"):
         query, by = await stand_alone(a)
     a.trace.facts |= {"query": query, "condensed_by": by, "generator": a.generator.name}

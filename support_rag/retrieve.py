@@ -20,7 +20,8 @@ from .types import Chunk, EmbeddingFailed, Hit, InputInvalid, Query, Rankings, S
 
 # %% auto #0
 __all__ = ['Index', 'bm25_idf', 'bm25_saturation', 'Postings', 'build_postings', 'half_unit', 'best_first', 'InMemoryIndex',
-           'embed_question', 'reciprocal_rank_fusion', 'weighted_fusion', 'fused_scores', 'fuse', 'search', 'retrieve']
+           'check_question', 'embed_question', 'reciprocal_rank_fusion', 'weighted_fusion', 'fused_scores', 'fuse',
+           'search', 'retrieve']
 
 # %% ../nbs/05_retrieve.ipynb #c006
 class Index(Protocol):
@@ -169,14 +170,19 @@ class InMemoryIndex:
         return tuple(Scored(self.chunks[i], float(scores[i])) for i in order)
 
 # %% ../nbs/05_retrieve.ipynb #c027
+def check_question(question: str) -> None:
+    "Raise `InputInvalid` for a question without a visible character."
+    if not question.strip():
+        raise InputInvalid("the question is empty: ask something")
+
+
 async def embed_question(
     question: str,  # stand-alone
     *,
     embedder: Embedder,
 ) -> Query:
     "Return what an index receives. Raises `InputInvalid` for a blank question."
-    if not question.strip():
-        raise InputInvalid("the question is empty: ask something")
+    check_question(question)
     embeddings = await embedder.embed([question])
     vector = tuple(float(x) for x in embeddings.vectors[0])
     return Query(text=question, embedding=vector, terms=tuple(analyse(question)))
