@@ -31,9 +31,9 @@ from .store import IndexRecord
 from .types import Chunk, Document, DocumentUnreadable, Record
 
 # %% auto #0
-__all__ = ['Wanted', 'KEPT_CHARACTERS', 'HEADER_BYTES', 'Vectors', 'BATCH', 'CAREFUL_BATCH', 'Pause', 'Step', 'Work',
-           'chunks_for', 'Memory', 'digest_of', 'texts_of', 'staged_of', 'list_staged', 'load_staged', 'stage_batch',
-           'never', 'begin_attempt', 'cut_batches', 'embed_for']
+__all__ = ['Wanted', 'KEPT_CHARACTERS', 'HEADER_BYTES', 'Vectors', 'STORE_SECONDS', 'LIFT_LIMITS', 'BATCH', 'CAREFUL_BATCH',
+           'Pause', 'Step', 'Work', 'chunks_for', 'Memory', 'digest_of', 'texts_of', 'staged_of', 'list_staged',
+           'load_staged', 'take_time', 'stage_batch', 'never', 'begin_attempt', 'cut_batches', 'embed_for']
 
 # %% ../nbs/28_batches.ipynb #c006
 Wanted = Callable[[AsyncSession], Awaitable[bool]]
@@ -130,6 +130,18 @@ async def load_staged(session: AsyncSession, work: Work, index: IndexRecord) -> 
     return np.array(vectors, dtype=np.float32)
 
 # %% ../nbs/28_batches.ipynb #c017
+STORE_SECONDS = 900
+LIFT_LIMITS = sa.text("""
+    SELECT set_config('statement_timeout', :milliseconds, true),
+        set_config('idle_in_transaction_session_timeout', :milliseconds, true)
+""")
+
+
+async def take_time(session: AsyncSession) -> None:
+    "Let this transaction take as long as storing a large document may."
+    await session.execute(LIFT_LIMITS, {"milliseconds": str(STORE_SECONDS * 1000)})
+
+# %% ../nbs/28_batches.ipynb #c019
 async def stage_batch(
     database: Database,
     lease: Lease,
@@ -151,7 +163,7 @@ async def stage_batch(
         await progress(session, lease)
         return True
 
-# %% ../nbs/28_batches.ipynb #c019
+# %% ../nbs/28_batches.ipynb #c021
 BATCH = 32  # texts
 CAREFUL_BATCH = 4  # the first one after an attempt that ended without progress
 Pause = Callable[[], bool]  # True: stop here, others wait
@@ -179,7 +191,7 @@ def cut_batches(texts: Sequence[str], *, first: int) -> list[Sequence[str]]:
     ends = [*starts[1:], len(texts)]
     return [texts[a:b] for a, b in zip(starts, ends, strict=True) if a < b]
 
-# %% ../nbs/28_batches.ipynb #c023
+# %% ../nbs/28_batches.ipynb #c025
 async def embed_for(
     database: Database,
     lease: Lease,

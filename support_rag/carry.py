@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from . import db, store
+from . import batches, db, store
 from .batches import Memory, Pause, Step, Wanted, Work, embed_for, load_staged, never
 from .db import Database
 from .embed import Embedder
@@ -82,6 +82,7 @@ async def carry(
         return step
     place = {"tenant_id": index.tenant_id, "index_id": index.id, "document_id": document_id}
     async with database.tenant(index.tenant_id) as session:
+        await batches.take_time(session)
         vectors = await load_staged(session, work, index)
         if vectors is None or not await work.wanted(session):
             return "outdated"

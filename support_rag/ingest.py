@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from . import db, indexes, jobs, store
+from . import batches, db, indexes, jobs, store
 from .batches import Memory, Pause, Step, Work, embed_for, load_staged, never
 from .carry import carry
 from .confine import LIMITS, Limits, parse_confined
@@ -186,6 +186,7 @@ async def store_version(
     "Make a version searchable and delete its job."
     place = {"tenant_id": document.tenant_id, "document_id": document.id}
     async with context.database.tenant(document.tenant_id) as session:
+        await batches.take_time(session)
         held = await hold_indexes(session, tenant_id=document.tenant_id)
         vectors = [(index, await load_staged(session, work, index)) for index in held]
         complete = all(found is not None for _, found in vectors)
@@ -208,7 +209,11 @@ async def ingest_version(
     database, tenant_id = context.database, document.tenant_id
     if (work := await prepare(context, document)) is None:
         return "outdated"
-    await indexes.open_index(database, context.release, context.embedders, tenant_id=tenant_id)
+    serving = await indexes.open_index(
+        database, context.release, context.embedders, tenant_id=tenant_id
+    )
+    if serving.digest != context.release.index_digest:
+        log.warning("index_of_another_release", tenant_id=tenant_id, serving=serving.digest)
     async with database.tenant(tenant_id) as session:
         living = await hold_indexes(session, tenant_id=tenant_id)
     for index in living:

@@ -47,9 +47,9 @@ log = structlog.get_logger("work")
 
 # %% auto #0
 __all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
-           'STATEMENT_SECONDS', 'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen',
-           'turn_timer', 'passed', 'keep', 'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'sweep',
-           'sweep_often', 'answer', 'end_turns', 'attend', 'wait_for_database', 'serve', 'run_worker']
+           'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen', 'turn_timer', 'passed', 'keep',
+           'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'sweep', 'sweep_often', 'answer', 'end_turns',
+           'attend', 'wait_for_database', 'serve', 'run_worker']
 
 # %% ../nbs/29_work.ipynb #c006
 def load_ports(settings: ServiceSettings, release: Release) -> tuple[Embedders, Generator]:
@@ -333,7 +333,6 @@ async def attend(worker: Worker, redis_url: str) -> None:
     await asyncio.to_thread(thread.join, GRACE_SECONDS)
 
 # %% ../nbs/29_work.ipynb #c040
-STATEMENT_SECONDS = 600.0
 CONNECTIONS = 2 * BESIDE + 4  # a turn and its renewal each; the sweep, the claim
 
 
@@ -354,7 +353,6 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
         settings.database_url.get_secret_value(),
         pool_size=max(settings.pool_size, CONNECTIONS),
         pool_timeout_seconds=10.0,
-        statement_timeout_seconds=STATEMENT_SECONDS,
     )
     embedders, _ = load_ports(settings, release)
     queue = Queue(redis_url)
