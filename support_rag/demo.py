@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .release import resource
-from .types import SupportRagError, Unauthorized, Unavailable
+from .types import Conflict, SupportRagError, Unauthorized, Unavailable
 
 # %% auto #0
 __all__ = ['BOUNDARY', 'PATIENCE_SECONDS', 'DEMO_EMAIL', 'DEMO_TENANT', 'LOADED_FILE', 'IDLE_SECONDS', 'QUESTION', 'Form', 'Api',
@@ -126,7 +126,13 @@ def sign_in(
     try:
         answer = api.call("POST", "/api/v1/auth/login", who)
     except Unauthorized:
-        answer = api.call("POST", "/api/v1/auth/register", {**who, "tenant_name": tenant_name})
+        try:
+            answer = api.call("POST", "/api/v1/auth/register", {**who, "tenant_name": tenant_name})
+        except Conflict:
+            raise Conflict(
+                f"{email} is registered with another password than the home folder keeps: restore "
+                "secrets/demo there, or start over with `support-rag reset`"
+            ) from None
     return replace(api, token=str(answer["access_token"]))
 
 # %% ../nbs/37_demo.ipynb #c023

@@ -211,6 +211,7 @@ POSTGRES = {
     "unix_socket_directories": "",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    "max_connections": 200,  # a worker takes up to 12
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "log_checkpoints": "off",

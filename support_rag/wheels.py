@@ -26,8 +26,8 @@ from .types import Unavailable
 
 # %% auto #0
 __all__ = ['PLATFORMS', 'OUTSIDE', 'platform_name', 'wheel_folder', 'writing', 'disk_fault', 'secret', 'port_is_free',
-           'free_port', 'kept_port', 'unprivileged', 'can_run', 'private', 'outside', 'server_folder', 'reachable',
-           'copy_wheel']
+           'free_port', 'kept_port', 'unprivileged', 'refuse_nameless', 'can_run', 'private', 'outside',
+           'server_folder', 'reachable', 'copy_wheel']
 
 # %% ../nbs/21_wheels.ipynb #c006
 PLATFORMS = ("linux-x86_64", "linux-aarch64", "darwin-x86_64", "darwin-arm64")
@@ -129,6 +129,7 @@ def kept_port(
 def unprivileged() -> Account | None:
     "Return the account for the servers when this process is root; `None` otherwise."
     if os.geteuid() != 0:
+        refuse_nameless(os.geteuid())
         return None
     for name in ("nobody", "daemon"):
         with contextlib.suppress(KeyError):
@@ -137,6 +138,17 @@ def unprivileged() -> Account | None:
             if can_run(account, "true"):
                 return account
     raise Unavailable("PostgreSQL does not run as root, and there is no account nobody or daemon")
+
+
+def refuse_nameless(uid: int) -> None:
+    "Raise `Unavailable` when a user has no name: PostgreSQL asks for it."
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        raise Unavailable(
+            f"user {uid} has no entry in /etc/passwd, which PostgreSQL needs: add one, or run "
+            "as another user"
+        ) from None
 
 
 def can_run(account: Account, *command: str | Path) -> bool:

@@ -40,7 +40,7 @@ from .wheels import free_port, kept_port, port_is_free, secret, writing
 
 # %% auto #0
 __all__ = ['NEEDED_MB', 'PORT_SECONDS', 'MADE', 'MADE_FILES', 'check_disk', 'pick_port', 'Bench', 'own_servers', 'signing_key',
-           'local_processes', 'given_servers', 'healthy', 'service_processes', 'worker_names', 'prepare',
+           'local_processes', 'given_servers', 'healthy', 'service_processes', 'worker_names', 'reached_at', 'prepare',
            'show_addresses', 'announce', 'up', 'down', 'reset']
 
 # %% ../nbs/37_workbench.ipynb #c006
@@ -156,14 +156,20 @@ def worker_names(count: int) -> list[str]:
     return ["worker"] if count == 1 else [f"worker-{number}" for number in range(1, count + 1)]
 
 # %% ../nbs/37_workbench.ipynb #c022
+def reached_at(host: str) -> str:
+    "Return where a server that listens on `host` is reached from this machine, as in a URL."
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - it is replaced here
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
 def prepare(settings: ServiceSettings) -> Bench:
     "Pick ports, write `service.env`, and describe every process. Nothing is started."
     home, port = settings.home, pick_port(settings.port)
     servers, urls = ((), given_servers(settings)) if own_servers() else local_processes(home)
     shared = {**urls, "jwt_secret": signing_key(settings)}
     save_service_file(home, shared)
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    url, here = f"http://{host}:{port}", {"home": str(home)}
+    url, here = f"http://{reached_at(settings.host)}:{port}", {"home": str(home)}
     told = {**shared, **here, "host": settings.host, "port": str(port)}
     processes = (*servers, *service_processes(settings, told, url))
     if not installed():

@@ -1,6 +1,7 @@
 """`support-rag up`, for real: it answers, what is killed returns, nothing is lost or left."""
 
 import os
+import pwd
 import re
 import signal
 import socket
@@ -162,9 +163,9 @@ def large_document() -> bytes:
         f"## Terminal {n}\n\nTerminal {n} reports its punches every {n % 50 + 1} minutes, keeps "
         f"them for {n % 9 + 3} days without a network, and shows code QX-{n} when it cannot. "
         f"Restart it, wait {n % 7 + 2} minutes, and ask the site manager for the reset card.\n"
-        for n in range(900)
+        for n in range(500)
     ]
-    paragraphs.insert(450, "## Zanzibar\n\nThe Zanzibar terminal is painted ultramarine.\n")
+    paragraphs.insert(250, "## Zanzibar\n\nThe Zanzibar terminal is painted ultramarine.\n")
     return b"# Terminals\n\n" + "\n".join(paragraphs).encode()
 
 
@@ -212,6 +213,12 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     assert n_documents == len(sample_documents()) + 1
     assert {item["status"] for item in list_documents(api)} == {"ready"}
 
+    with urllib.request.urlopen(f"{api.url}/metrics", timeout=30) as metrics:
+        counted = re.search(rb'ingest_outcomes_total\{outcome="ready"\} (\d+)', metrics.read())
+    assert counted is not None and int(counted[1]) > n_documents - 5, "workers count, too"
+    checked = run(home, "doctor")
+    assert checked.returncode == 0, checked.stdout
+
     refused = run(home, "up")
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"support-rag: already running as process {up.popen.pid} (API")
@@ -240,6 +247,8 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     assert not left, f"orphans: {[p.cmdline() for p in left]}"
     assert again.lines[-1] == "Stopped; everything is kept."
     assert run(home, "down").stdout == "nothing is running\n"
+    checked = run(home, "doctor")
+    assert checked.returncode == 1 and checked.stdout.count("✗") == 2, checked.stdout
     run(home, "reset")
     kept = {path.name for path in home.iterdir()}
     assert kept <= {"logs", "up.lock"}, kept
@@ -253,9 +262,10 @@ def ordinary_user() -> tuple[str, ...]:
     """
     if os.geteuid() != 0:
         return ()
-    prefix = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+    uid = next(entry.pw_uid for entry in pwd.getpwall() if 0 < entry.pw_uid < 65534)
+    prefix = ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}")
     done = subprocess.run((*prefix, "id", "-u"), capture_output=True, text=True)
-    return prefix if done.stdout == "1000\n" else ()
+    return prefix if done.stdout == f"{uid}\n" else ()
 
 
 def test_up_as_an_ordinary_user(home: Path) -> None:
