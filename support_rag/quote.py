@@ -34,6 +34,9 @@ _ITEM = re.compile(r"\s*(?:[-*+•]|(\d+)[.)])\s+")
 _RULE = re.compile(r"[\s:|]*+-[\s:|-]*+")
 
 
+_CONTINUES = {("item", "prose"), ("step", "prose"), ("step", "item")}  # indented below
+
+
 def _line_kind(line: str) -> str:
     if line.lstrip().startswith(("```", "~~~")):
         return "code"
@@ -58,7 +61,7 @@ def line_groups(text: str) -> Iterator[tuple[str, list[str]]]:
                 kind, group = "blank", []
             continue
         indented = line.startswith((" ", "\t"))
-        if found == "prose" and kind in ("item", "step") and indented:
+        if indented and (kind, found) in _CONTINUES:
             found = kind
         if found != kind and group:
             yield kind, group
