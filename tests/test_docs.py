@@ -38,10 +38,8 @@ def test_every_route_is_in_the_readme() -> None:
     schema = create_app(ServiceSettings()).openapi()
     for path, methods in schema["paths"].items():
         for method in methods:
-            assert f"`{method.upper()} {path}`" in re.sub(r"\{\w+\}", "{id}", README), (
-                method,
-                path,
-            )
+            shown = re.sub(r"\{\w+\}", "{id}", path)
+            assert f"`{method.upper()} {shown}`" in README, (method, path)
 
 
 def test_every_notebook_is_on_the_map_and_every_link_leads_somewhere() -> None:
