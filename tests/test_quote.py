@@ -13,7 +13,7 @@ from support_rag.quote import quotable_units, quote
 from support_rag.types import Chunk, Hit, Span
 
 TABLE = "| Time | Screen |\n|---|---|\n| 0–48 h | orange cloud |\n| 72 h | red `TL-3301` |"
-STEPS = "To reset the kiosk:\n\n1. Hold the logo.\n   It blinks.\n   - Or not.\n2. Choose **Reset**."
+STEPS = "To reset it:\n\n1. Hold the logo.\n   It blinks.\n   - Or not.\n2. Choose **Reset**."
 ITEMS = "Works offline:\n\n- punches\n- photos of the kiosk"
 CODE = "Run:\n\n```sh\nsync --now\n\nsync --all\n```"
 PROSE = "The kiosk keeps punches for 72 hours. Then it\nstops. > no quote"
