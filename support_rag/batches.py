@@ -33,7 +33,8 @@ from .types import Chunk, Document, DocumentUnreadable, Record
 # %% auto #0
 __all__ = ['Wanted', 'KEPT_CHARACTERS', 'HEADER_BYTES', 'Vectors', 'STORE_SECONDS', 'LIFT_LIMITS', 'BATCH', 'CAREFUL_BATCH',
            'Pause', 'Step', 'Work', 'chunks_for', 'Memory', 'digest_of', 'texts_of', 'staged_of', 'list_staged',
-           'load_staged', 'take_time', 'stage_batch', 'never', 'begin_attempt', 'cut_batches', 'embed_for']
+           'find_missing', 'load_staged', 'take_time', 'stage_batch', 'never', 'begin_attempt', 'cut_batches',
+           'embed_for']
 
 # %% ../nbs/28_batches.ipynb #c006
 Wanted = Callable[[AsyncSession], Awaitable[bool]]
@@ -108,6 +109,15 @@ async def list_staged(database: Database, work: Work, model: str) -> set[str]:
     async with database.tenant(work.tenant_id) as session:
         query = sa.select(db.staged_vectors.c.text_digest)
         return set(await session.scalars(query.where(staged_of(work, model))))
+
+
+async def find_missing(
+    database: Database, work: Work, index: IndexRecord, model: str
+) -> dict[str, str]:
+    "Return the texts of a document that have no vector yet, by digest."
+    texts = texts_of(await chunks_for(work, index))
+    known = await list_staged(database, work, model)
+    return {digest: text for digest, text in texts.items() if digest not in known}
 
 # %% ../nbs/28_batches.ipynb #c015
 HEADER_BYTES = 4  # of a halfvec: two numbers of 2 bytes
@@ -203,13 +213,11 @@ async def embed_for(
 ) -> Step:
     "Stage the vectors of a document for an index, those that are not there yet."
     await begin_attempt(database, lease)
-    texts = texts_of(await chunks_for(work, index))
-    known = await list_staged(database, work, embedder.name)
-    missing = [digest for digest in texts if digest not in known]
+    texts = await find_missing(database, work, index, embedder.name)
     async with database.tenant(work.tenant_id) as session:
         if not await work.wanted(session):
             return "outdated"
-    waiting = cut_batches(missing, first=CAREFUL_BATCH if lease.attempts else BATCH)
+    waiting = cut_batches(list(texts), first=CAREFUL_BATCH if lease.attempts else BATCH)
     while waiting:
         batch = waiting.pop(0)
         with stage("embedding"):

@@ -18,7 +18,7 @@ from .store import IndexRecord
 from .types import NotFound
 
 # %% auto #0
-__all__ = ['is_served', 'read_served', 'drop_staged', 'carry']
+__all__ = ['is_served', 'read_served', 'drop_staged', 'store_carried', 'carry']
 
 # %% ../nbs/28_carry.ipynb #c006
 def is_served(tenant_id: str, document_id: str, version: int | None) -> Wanted:
@@ -32,7 +32,7 @@ def is_served(tenant_id: str, document_id: str, version: int | None) -> Wanted:
 
     return wanted
 
-
+# %% ../nbs/28_carry.ipynb #c008
 async def read_served(
     database: Database, index: IndexRecord, document_id: str, memory: Memory
 ) -> Work | None:
@@ -52,7 +52,7 @@ async def read_served(
     work = Work(tenant_id, document, version or 0, is_served(tenant_id, document_id, version))
     return memory.keep(work, document_id, index.id, str(version))
 
-# %% ../nbs/28_carry.ipynb #c008
+# %% ../nbs/28_carry.ipynb #c010
 async def drop_staged(session: AsyncSession, work: Work) -> None:
     "Delete the staged vectors of a document that is not being ingested."
     d = db.documents.c
@@ -64,6 +64,21 @@ async def drop_staged(session: AsyncSession, work: Work) -> None:
     await session.execute(sa.delete(db.staged_vectors).where(staged, resting))
 
 
+async def store_carried(database: Database, lease: Lease, index: IndexRecord, work: Work) -> Step:
+    "Replace the chunks of a document in an index by those that were embedded."
+    place = {"tenant_id": work.tenant_id, "index_id": index.id, "document_id": work.document.id}
+    async with database.tenant(work.tenant_id) as session:
+        await batches.take_time(session)
+        vectors = await load_staged(session, work, index)
+        if vectors is None or not await work.wanted(session):
+            return "outdated"
+        await store.delete_chunks(session, **place)
+        await add_chunks(session, **place, chunks=work.chunks[index.id], vectors=vectors)
+        await drop_staged(session, work)
+        await progress(session, lease)
+    return "done"
+
+# %% ../nbs/28_carry.ipynb #c012
 async def carry(
     database: Database,
     lease: Lease,
@@ -78,17 +93,8 @@ async def carry(
     if (work := await read_served(database, index, document_id, memory)) is None:
         return "outdated"
     step = await embed_for(database, lease, work, index, embedder, pause=pause)
-    if step != "done":
-        return step
-    place = {"tenant_id": index.tenant_id, "index_id": index.id, "document_id": document_id}
-    async with database.tenant(index.tenant_id) as session:
-        await batches.take_time(session)
-        vectors = await load_staged(session, work, index)
-        if vectors is None or not await work.wanted(session):
-            return "outdated"
-        await store.delete_chunks(session, **place)
-        await add_chunks(session, **place, chunks=work.chunks[index.id], vectors=vectors)
-        await drop_staged(session, work)
-        await progress(session, lease)
-    memory.drop(document_id)
-    return "done"
+    if step == "done":
+        step = await store_carried(database, lease, index, work)
+    if step == "done":
+        memory.drop(document_id)
+    return step

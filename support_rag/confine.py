@@ -33,7 +33,7 @@ from support_rag.types import (
 
 # %% auto #0
 __all__ = ['MB', 'LIMITS', 'PR_SET_PDEATHSIG', 'COMMAND', 'ERRORS', 'MESSAGE_CHARACTERS', 'Limits', 'memory_in_use',
-           'limit_this_process', 'pack', 'child', 'child_environment', 'talk', 'unreadable', 'failure', 'unpack',
+           'limit_this_process', 'pack', 'child', 'child_environment', 'talk', 'unreadable', 'failure', 'unpack', 'ask',
            'parse_confined']
 
 # %% ../nbs/28_confine.ipynb #c006
@@ -158,7 +158,7 @@ def failure(answer: dict[str, Any], limits: Limits) -> InputInvalid:
         message = f"it is damaged, or of another type than it says ({message})"
     return ERRORS.get(code, DocumentUnreadable)(message)
 
-
+# %% ../nbs/28_confine.ipynb #c019
 def unpack(
     answer: bytes, limits: Limits, *, document_id: str, source: str, content_type: str
 ) -> Document:
@@ -174,7 +174,13 @@ def unpack(
         raise DocumentUnreadable(f"the parser's answer is malformed: {error}") from error
     return Document(document_id, title, text, source, content_type, blocks)
 
-# %% ../nbs/28_confine.ipynb #c019
+# %% ../nbs/28_confine.ipynb #c021
+def ask(document: dict[str, str], limits: Limits) -> bytes:
+    "Return the line that tells a child what to do with the bytes that follow."
+    order = {"document": document, "limits": asdict(limits), "parent": os.getpid()}
+    return json.dumps(order).encode() + b"\n"
+
+# %% ../nbs/28_confine.ipynb #c023
 async def parse_confined(
     content: bytes,
     *,
@@ -186,12 +192,11 @@ async def parse_confined(
 ) -> Document:
     "Return the text and structure of a file. Raises `DocumentUnreadable` and its siblings."
     about = {"document_id": document_id, "source": source, "content_type": content_type}
-    order = {"document": {"title": title, **about}, "limits": asdict(limits), "parent": os.getpid()}
+    question = ask({"title": title, **about}, limits) + content
     process = await asyncio.create_subprocess_exec(
         *COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=child_environment(), limit=MB
     )
     try:
-        question = json.dumps(order).encode() + b"\n" + content
         async with asyncio.timeout(limits.wall_seconds):
             answer = await talk(process, question, most=limits.output_bytes)
     except TimeoutError as error:

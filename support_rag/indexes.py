@@ -59,7 +59,7 @@ def shape_of(index: IndexRecord) -> Shape:
             "reindex with it, or run the version that made the index"
         ) from error
 
-
+# %% ../nbs/27_indexes.ipynb #c012
 async def create_index_for(
     session: AsyncSession, release: Release, embedder: Embedder, *, tenant_id: str
 ) -> IndexRecord:
@@ -70,7 +70,7 @@ async def create_index_for(
         model=embedder.name, parameters=shaping,
     )  # fmt: skip
 
-# %% ../nbs/27_indexes.ipynb #c012
+# %% ../nbs/27_indexes.ipynb #c014
 LOCK_TENANT = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant_id, 27))")
 
 
@@ -95,7 +95,7 @@ async def open_index(
             session, tenant_id=tenant_id, index_id=new.id, status="active"
         )
 
-# %% ../nbs/27_indexes.ipynb #c016
+# %% ../nbs/27_indexes.ipynb #c018
 async def list_unindexed(
     session: AsyncSession, *, tenant_id: str, index_id: str, limit: int
 ) -> list[str]:
@@ -107,7 +107,7 @@ async def list_unindexed(
     query = sa.select(d.id).where(store.owned(db.documents, tenant_id), d.n_chunks > 0, ~there)
     return list(await session.scalars(query.order_by(d.created_at, d.id).limit(limit)))
 
-# %% ../nbs/27_indexes.ipynb #c018
+# %% ../nbs/27_indexes.ipynb #c020
 @dataclass(frozen=True, slots=True, repr=False)
 class IndexStatus(Record):
     "How a tenant's indexes stand to a release."
@@ -118,16 +118,16 @@ class IndexStatus(Record):
     n_documents: int = 0  # that are served
     n_missing: int = 0  # of these, not in the release's index yet
 
-
+# %% ../nbs/27_indexes.ipynb #c022
 async def index_status(database: Database, tenant_id: str, release: Release) -> IndexStatus:
     "Compare a tenant's indexes with a release."
     d = db.documents.c
     served = sa.select(sa.func.count()).where(store.owned(db.documents, tenant_id), d.n_chunks > 0)
     async with database.tenant(tenant_id, snapshot=True) as session:
         known = await store.list_indexes(session, tenant_id=tenant_id)
+        ours = [index for index in known if index.digest == release.index_digest]
         active = next((index for index in known if index.status == "active"), None)
-        ours = (i for i in known if i.digest == release.index_digest and i.status == "building")
-        building = next(ours, None)
+        building = next((index for index in ours if index.status == "building"), None)
         matches = active is None or active.digest == release.index_digest
         n_documents = int(await session.scalar(served) or 0)
         n_missing = 0 if matches else n_documents
@@ -138,7 +138,7 @@ async def index_status(database: Database, tenant_id: str, release: Release) -> 
             n_missing = len(lacks)
     return IndexStatus(matches, active, building, n_documents, n_missing)
 
-# %% ../nbs/27_indexes.ipynb #c022
+# %% ../nbs/27_indexes.ipynb #c026
 async def hold_indexes(session: AsyncSession, *, tenant_id: str) -> list[IndexRecord]:
     "Return the indexes that documents go into, the serving one first; none changes until commit."
     i = db.indexes.c
@@ -163,7 +163,7 @@ async def switch_index(session: AsyncSession, *, tenant_id: str, index_id: str) 
     await store.set_index_status(session, **place, status="active")
     return True
 
-# %% ../nbs/27_indexes.ipynb #c028
+# %% ../nbs/27_indexes.ipynb #c032
 async def delete_retired(session: AsyncSession, *, tenant_id: str) -> int:
     "Delete every retired index with its chunks; return how many there were."
     known = await store.list_indexes(session, tenant_id=tenant_id)

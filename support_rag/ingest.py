@@ -179,7 +179,7 @@ async def mark_ready(
             title=work.document.title,
         )  # fmt: skip
 
-
+# %% ../nbs/28_ingest.ipynb #c019
 async def store_version(
     context: Ingestion, lease: Lease, document: DocumentRecord, work: Work
 ) -> Step:
@@ -201,7 +201,7 @@ async def store_version(
         await jobs.finish(session, lease)
     return "done"
 
-# %% ../nbs/28_ingest.ipynb #c019
+# %% ../nbs/28_ingest.ipynb #c021
 async def ingest_version(
     context: Ingestion, lease: Lease, document: DocumentRecord, pause: Pause
 ) -> Step:
@@ -226,7 +226,7 @@ async def ingest_version(
     with stage("storing"):
         return await store_version(context, lease, document, work)
 
-# %% ../nbs/28_ingest.ipynb #c021
+# %% ../nbs/28_ingest.ipynb #c023
 async def merge(context: Ingestion, tenant_id: str) -> None:
     "Join the segments that are due, in each living index."
     try:
@@ -236,14 +236,14 @@ async def merge(context: Ingestion, tenant_id: str) -> None:
     except Unavailable as error:
         log.warning("merge_put_off", tenant_id=tenant_id, code=error.code)
 
-# %% ../nbs/28_ingest.ipynb #c023
+# %% ../nbs/28_ingest.ipynb #c025
 def explain(error: BaseException) -> tuple[str, str]:
     "Return the code and the words that a tenant is given."
     if isinstance(error, (InputInvalid, EmbeddingFailed)):
         return error.code, UNSTORABLE.sub("\ufffd", error.message)
     return SupportRagError.code, "something failed on our side, repeatedly: send it again later"
 
-
+# %% ../nbs/28_ingest.ipynb #c029
 async def end_as_failed(
     context: Ingestion, lease: Lease, document: DocumentRecord, error: BaseException
 ) -> Step:
@@ -261,7 +261,7 @@ async def end_as_failed(
     log.info("document_failed", code=code, cause=type(error).__name__, **place)
     return "done"
 
-# %% ../nbs/28_ingest.ipynb #c025
+# %% ../nbs/28_ingest.ipynb #c031
 async def find_document(context: Ingestion, lease: Lease) -> DocumentRecord | None:
     "Return the latest version of a job's document; end the job and return None when it is gone."
     place = {"tenant_id": lease.tenant_id, "document_id": lease.target_id}
@@ -274,7 +274,7 @@ async def find_document(context: Ingestion, lease: Lease) -> DocumentRecord | No
     log.info("document_gone", **place)
     return None
 
-# %% ../nbs/28_ingest.ipynb #c027
+# %% ../nbs/28_ingest.ipynb #c033
 async def ingest(context: Ingestion, lease: Lease, pause: Pause = never) -> bool:
     "Work on a document; return whether its job is over, or was given back for a later turn."
     step: Step = "outdated"
@@ -295,7 +295,7 @@ async def ingest(context: Ingestion, lease: Lease, pause: Pause = never) -> bool
     context.memory.drop(lease.target_id)
     return True
 
-# %% ../nbs/28_ingest.ipynb #c034
+# %% ../nbs/28_ingest.ipynb #c040
 async def find_index(session: AsyncSession, lease: Lease) -> IndexRecord | None:
     "Return the index that a job builds; None when it was dropped."
     known = await store.list_indexes(session, tenant_id=lease.tenant_id)
@@ -317,7 +317,7 @@ async def give_up(context: Ingestion, lease: Lease, error: BaseException) -> Non
             await store.delete_index(session, tenant_id=lease.tenant_id, index_id=index.id)
         await jobs.finish(session, lease)
 
-# %% ../nbs/28_ingest.ipynb #c036
+# %% ../nbs/28_ingest.ipynb #c042
 async def request_reindex(
     database: Database, queue: Queue | None, *, tenant_id: str, release: Release,
     embedders: Embedders,
@@ -338,7 +338,7 @@ async def request_reindex(
         await queue.ring(job_id)
     return index
 
-# %% ../nbs/28_ingest.ipynb #c038
+# %% ../nbs/28_ingest.ipynb #c044
 async def next_missing(context: Ingestion, lease: Lease) -> tuple[IndexRecord | None, list[str]]:
     "Return the index and what it lacks; switch to it when it lacks nothing."
     place = {"tenant_id": lease.tenant_id, "index_id": lease.target_id}
@@ -351,7 +351,7 @@ async def next_missing(context: Ingestion, lease: Lease) -> tuple[IndexRecord | 
             log.info("index_switched", digest=index.digest, **place)
     return index, missing
 
-
+# %% ../nbs/28_ingest.ipynb #c046
 async def carry_missing(context: Ingestion, lease: Lease, pause: Pause) -> Step:
     "Bring into an index what it lacks, as far as the time goes, and switch to it."
     while True:
@@ -367,7 +367,7 @@ async def carry_missing(context: Ingestion, lease: Lease, pause: Pause) -> Step:
             if step == "paused" or pause():
                 return "paused"
 
-# %% ../nbs/28_ingest.ipynb #c040
+# %% ../nbs/28_ingest.ipynb #c048
 async def reindex(context: Ingestion, lease: Lease, pause: Pause = never) -> bool:
     "Build an index, switch to it, drop the old one; return whether the job is over."
     tenant_id, database = lease.tenant_id, context.database

@@ -48,8 +48,8 @@ log = structlog.get_logger("work")
 # %% auto #0
 __all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
            'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen', 'turn_timer', 'passed', 'keep',
-           'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'sweep', 'sweep_often', 'answer', 'end_turns',
-           'attend', 'wait_for_database', 'serve', 'run_worker']
+           'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'run_turn', 'sweep', 'sweep_often', 'answer',
+           'end_turns', 'attend', 'wait_for_database', 'serve', 'run_worker']
 
 # %% ../nbs/29_work.ipynb #c006
 def load_ports(settings: ServiceSettings, release: Release) -> tuple[Embedders, Generator]:
@@ -201,7 +201,7 @@ async def insist(lease: Lease, end: Callable[[], Awaitable[None]]) -> None:
         except Unavailable:
             await asyncio.sleep(1.0)
 
-
+# %% ../nbs/29_work.ipynb #c026
 async def hand_back(context: Ingestion, lease: Lease) -> None:
     "Return a job that was interrupted."
 
@@ -225,7 +225,7 @@ async def try_again(context: Ingestion, lease: Lease, error: BaseException) -> N
     log.warning("attempt_failed", job_id=lease.job_id, kind=lease.kind, **cause)
     await insist(lease, end)
 
-# %% ../nbs/29_work.ipynb #c025
+# %% ../nbs/29_work.ipynb #c027
 async def perform(context: Ingestion, lease: Lease, pause: Pause) -> None:
     "Work on a job for a turn, and end the lease in one way or another."
     keeper = asyncio.create_task(keep(context, lease))
@@ -241,7 +241,7 @@ async def perform(context: Ingestion, lease: Lease, pause: Pause) -> None:
     finally:
         keeper.cancel()
 
-# %% ../nbs/29_work.ipynb #c027
+# %% ../nbs/29_work.ipynb #c029
 class Worker:
     "Takes turns at the jobs that are due."
 
@@ -262,21 +262,22 @@ class Worker:
             seconds=self.lease_seconds,
         )  # fmt: skip
         if lease is not None:
-            turn = asyncio.create_task(self.turn(lease))
+            turn = asyncio.create_task(run_turn(self, lease))
             self.going[lease.tenant_id] = turn
             await asyncio.wait({turn}, timeout=HOLD_SECONDS)
 
-    async def turn(self, lease: Lease) -> None:
-        "Work on a job for a turn, then ring for what waits."
-        try:
-            await perform(self.context, lease, turn_timer(TURN_SECONDS, self.stopping))
-        except Exception as error:  # the lease runs out, and the job is due again
-            log.error("turn_failed", cause=type(error).__name__, passed=passed(error))
-        finally:
-            del self.going[lease.tenant_id]
-        await sweep(self)
+# %% ../nbs/29_work.ipynb #c031
+async def run_turn(worker: Worker, lease: Lease) -> None:
+    "Work on a job for a turn, then ring for what waits."
+    try:
+        await perform(worker.context, lease, turn_timer(TURN_SECONDS, worker.stopping))
+    except Exception as error:
+        log.error("turn_failed", cause=type(error).__name__, passed=passed(error))
+    finally:
+        del worker.going[lease.tenant_id]
+    await sweep(worker)
 
-# %% ../nbs/29_work.ipynb #c029
+# %% ../nbs/29_work.ipynb #c033
 async def sweep(worker: Worker) -> None:
     "Ring for what is due, if the database is there to ask."
     try:
@@ -292,7 +293,7 @@ async def sweep_often(worker: Worker) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(worker.stopping.wait(), worker.lease_seconds / SWEEPS)
 
-# %% ../nbs/29_work.ipynb #c031
+# %% ../nbs/29_work.ipynb #c035
 async def answer(worker: Worker) -> None:
     "Do what a bell asks for."
     try:
@@ -311,7 +312,7 @@ async def end_turns(worker: Worker) -> None:
             turn.cancel()
         await asyncio.wait(turns, timeout=GRACE_SECONDS)
 
-# %% ../nbs/29_work.ipynb #c033
+# %% ../nbs/29_work.ipynb #c037
 async def attend(worker: Worker, redis_url: str) -> None:
     "Answer bells and sweep until the worker is told to stop; then stop in order."
     loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -332,7 +333,7 @@ async def attend(worker: Worker, redis_url: str) -> None:
     await end_turns(worker)
     await asyncio.to_thread(thread.join, GRACE_SECONDS)
 
-# %% ../nbs/29_work.ipynb #c040
+# %% ../nbs/29_work.ipynb #c044
 CONNECTIONS = 2 * BESIDE + 4  # a turn and its renewal each; the sweep, the claim
 
 
@@ -345,7 +346,7 @@ async def wait_for_database(worker: Worker) -> None:
             log.warning("database_away", code=error.code)
             await asyncio.sleep(1.0)
 
-
+# %% ../nbs/29_work.ipynb #c045
 async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
     "Work until a signal comes."
     release, redis_url = load_release(), settings.redis_url.get_secret_value()
@@ -371,7 +372,7 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
         await database.close()
     log.info("worker_stopped", worker=worker.name)
 
-# %% ../nbs/29_work.ipynb #c041
+# %% ../nbs/29_work.ipynb #c046
 def run_worker(
     settings: ServiceSettings,
     *,
