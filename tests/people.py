@@ -1,6 +1,8 @@
 """Tenants and people that exist at once, and the application they use."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,14 @@ def as_superuser(servers: Running) -> "psycopg.Connection[Any]":
     "Return a connection that sees every tenant."
     url = plain(database_url(servers.superuser_url), database="support_rag")
     return psycopg.connect(url, autocommit=True)
+
+
+@contextmanager
+def leaving_no_work(servers: Running) -> Iterator[None]:
+    "Delete the jobs of documents that nobody processes, so that no later test's worker does."
+    yield
+    with as_superuser(servers) as connection:
+        connection.execute("DELETE FROM jobs")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from support_rag.roles import database_url, plain
 from support_rag.sockets import GuardedProtocol, Limits
 from support_rag.types import SettingsInvalid
 from tests.cable import Cable
-from tests.people import KEY, Person, hashing_app, new_person, settings_of
+from tests.people import KEY, Person, hashing_app, leaving_no_work, new_person, settings_of
 from tests.serving import serving
 
 INGEST, DOCUMENTS = "/api/v1/documents/ingest", "/api/v1/documents"
@@ -45,6 +45,12 @@ class Hasty(GuardedProtocol):
     """The served protocol with limits that a test can wait for."""
 
     limits = Limits(head_seconds=1, body_seconds=1, linger_seconds=0.2, connections=300)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_work_left(servers: Running) -> Iterator[None]:
+    with leaving_no_work(servers):
+        yield
 
 
 @pytest.fixture(scope="module")

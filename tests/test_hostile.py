@@ -12,15 +12,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
-import psycopg
 import pytest
 from fastapi import FastAPI
 
-from support_rag.local import Running
+from support_rag.db import migrate
+from support_rag.local import Running, local_servers
 from tests.cable import Cable
-from tests.people import KEY, Person, hashing_app, new_person
+from tests.people import KEY, Person, hashing_app, leaving_no_work, new_person
 from tests.serving import serving
 from tests.test_api import logged
 
@@ -28,6 +29,12 @@ PROBLEM = "application/problem+json"
 CANARY = "canary-4b1d"
 JSON = {"Content-Type": "application/json"}
 INGEST, DOCUMENTS = "/api/v1/documents/ingest", "/api/v1/documents"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_work_left(servers: Running) -> Iterator[None]:
+    with leaving_no_work(servers):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -257,35 +264,38 @@ def test_hostile_headers_are_refused_with_a_problem(
 # Secrets
 
 
-@pytest.fixture(scope="module")
-def secrets(servers: Running) -> dict[str, str]:
+@pytest.fixture
+def own_servers() -> Iterator[Running]:
+    "Servers without the work that other tests left for a worker."
+    with local_servers() as running:
+        migrate(running.owner_url, app_user=running.app_user)
+        yield running
+
+
+@pytest.fixture
+def secrets(own_servers: Running) -> dict[str, str]:
     "Twelve things that must never be seen outside."
-    passwords = {
-        name: psycopg.conninfo.conninfo_to_dict(url)["password"]
-        for name, url in (("database", servers.app_url), ("owner", servers.owner_url))
-    }
     planted = {
         name: f"{CANARY}-{name.replace(' ', '-')}-{uuid.uuid4().hex[:12]}"
         for name in ("password", "wrong password", "message", "document", "query", "address",
                      "broken body", "model key")
     }  # fmt: skip
-    redis = re.findall(r"://:([^@]+)@", servers.redis_url)[0]
     return planted | {
-        "database password": str(passwords["database"]),
-        "redis password": redis,
+        "database password": str(urlsplit(own_servers.app_url).password),
+        "redis password": str(urlsplit(own_servers.redis_url).password),
         "signing key": KEY,
         "forged token": f"eyJhbGciOiJIUzI1NiJ9.{uuid.uuid4().hex}.{uuid.uuid4().hex}",
     }
 
 
 def test_no_secret_is_in_logs_metrics_or_errors(
-    servers: Running, secrets: dict[str, str], tmp_path: Path
+    own_servers: Running, secrets: dict[str, str], tmp_path: Path
 ) -> None:
     assert len(secrets) == 12
-    cable, log, refusals = Cable(servers.postgres_port), tmp_path / "log", list[str]()
+    cable, log, refusals = Cable(own_servers.postgres_port), tmp_path / "log", list[str]()
     environ = {
-        "SUPPORT_RAG_DATABASE_URL": cable.through(servers.app_url),
-        "SUPPORT_RAG_REDIS_URL": servers.redis_url,
+        "SUPPORT_RAG_DATABASE_URL": cable.through(own_servers.app_url),
+        "SUPPORT_RAG_REDIS_URL": own_servers.redis_url,
         "SUPPORT_RAG_JWT_SECRET": secrets["signing key"],
         "SUPPORT_RAG_LLM_BASE_URL": "http://127.0.0.1:9/v1",  # nobody answers there
         "OPENAI_API_KEY": secrets["model key"],

@@ -31,7 +31,14 @@ from support_rag.indexes import Embedders, index_status, serving_index
 from support_rag.ingest import Ingestion, accept, ingest
 from support_rag.local import Running
 from support_rag.roles import database_url, plain
-from tests.people import Person, as_superuser, hashing_app, hashing_release, new_person
+from tests.people import (
+    Person,
+    as_superuser,
+    hashing_app,
+    hashing_release,
+    leaving_no_work,
+    new_person,
+)
 from tests.serving import serving
 
 DOCUMENTS, CONVERSATIONS = "/api/v1/documents", "/api/v1/conversations"
@@ -253,6 +260,12 @@ def check_nothing_shows(servers: Running, app: FastAPI, mine: Owner, theirs: Own
             assert not found, f"{operation.id} shows {found}"
             shown_to_me += answers[mine.person.tenant_id].text
     assert MARK in shown_to_me and chunks[0] in shown_to_me, "the owner does find it"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_work_left(servers: Running) -> Iterator[None]:
+    with leaving_no_work(servers):
+        yield
 
 
 @pytest.fixture(scope="module")
