@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .measure import auroc, paired
+from .measure import paired, risk_coverage_area
 from .release import GateParameters
 from .statistics import Interval
+from .sweep import Sweep
 from .types import InputInvalid, Outcome, Record
 
 # %% auto #0
 __all__ = ['SUPPORT', 'Z90', 'MIN_REPLIES', 'DRAWS', 'is_supported', 'outcome_at', 'add_outcomes', 'risk_bound', 'Threshold',
-           'at_threshold', 'choose_threshold', 'reliability', 'compare_auroc']
+           'at_threshold', 'choose_threshold', 'reliability', 'compare_risk', 'GateAdvice', 'best_rival',
+           'confidences_of', 'advise_gate']
 
 # %% ../nbs/13_outcomes.ipynb #c006
 SUPPORT = 0.5  # share of the gold characters in the hits, from which an answer is possible
@@ -88,6 +91,10 @@ class Threshold(Record):
     coverage: float  # share of all questions that are replied to
     n: int  # replies behind it
 
+    def __str__(self) -> str:
+        risk = f"{self.risk:.0%} of {self.n} replies are wrong (at most {self.bound:.0%})"
+        return f"{risk}, {self.coverage:.0%} of the questions are replied to"
+
 
 def at_threshold(value: float, confidence: ArrayLike, correct: ArrayLike) -> Threshold:
     "Return what replying from a confidence upwards means. Raises `InputInvalid` without a reply."
@@ -133,27 +140,104 @@ def reliability(
     return grouped.reset_index(drop=True)
 
 # %% ../nbs/13_outcomes.ipynb #c026
-DRAWS = 1000
+DRAWS = 2000
 
 
-def compare_auroc(
+def compare_risk(
     confidence: ArrayLike,  # (n,)
     other: ArrayLike,  # (n,) of the same questions
-    correct: ArrayLike,  # (n,) booleans, at least one of each
+    correct: ArrayLike,  # (n,) booleans
     *,
+    level: float = 0.95,  # coverage of the interval, in (0, 1)
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of `AUROC(confidence) - AUROC(other)`, by the paired bootstrap.
+    """Return the interval of the difference of both risk–coverage areas; below 0, the first wins.
 
-    Source: as `paired_bootstrap`.
+    Source: as `paired_bootstrap`, for a figure that is no mean.
     """
     first, truth = paired(confidence, correct)
     second, _ = paired(other, correct)
-    difference = auroc(first, truth) - auroc(second, truth)
-    generator, found = np.random.default_rng(seed), list[float]()
-    while len(found) < DRAWS:
-        drawn = generator.integers(0, truth.size, truth.size)
-        if 0 < truth[drawn].sum() < truth.size:
-            found.append(auroc(first[drawn], truth[drawn]) - auroc(second[drawn], truth[drawn]))
-    low, high = np.quantile(found, [0.025, 0.975])
+    difference = risk_coverage_area(first, truth) - risk_coverage_area(second, truth)
+    generator, found = np.random.default_rng(seed), np.empty(DRAWS)
+    for draw in range(DRAWS):
+        at = generator.integers(0, truth.size, truth.size)
+        areas = (risk_coverage_area(scores[at], truth[at]) for scores in (first, second))
+        found[draw] = next(areas) - next(areas)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Interval(difference, float(low), float(high), truth.size)
+
+# %% ../nbs/13_outcomes.ipynb #c030
+@dataclass(frozen=True, slots=True, repr=False)
+class GateAdvice(Record):
+    "What the labels say about the section [gate]."
+
+    present: GateParameters
+    best_weight: float  # with the smallest risk–coverage area
+    gain: Interval | None  # of the best weight against the present one; None: no rival
+    answer: Threshold | None  # None: no threshold keeps the risk
+    reply: Threshold | None
+
+    @property
+    def is_clear(self) -> bool:
+        "Whether the best weight is better than the present one beyond chance."
+        return self.gain is not None and self.gain.high < 0
+
+    @property
+    def dense_weight(self) -> float:
+        "The weight that the thresholds are for."
+        return self.best_weight if self.is_clear else self.present.dense_weight
+
+    @property
+    def sentence(self) -> str:
+        "Return the advice in one sentence."
+        if self.answer is None or self.reply is None:
+            return "No clear winner: no threshold keeps the stated risks; label more questions."
+        weight = f"dense_weight = {self.dense_weight:g}"
+        kept = "" if self.is_clear else " (no clear winner)"
+        return (
+            f"Set [gate] {weight}{kept}, "
+            f"abstain_threshold = {self.reply.value:.2f}: {self.reply}, "
+            f"and answer_threshold = {self.answer.value:.2f}: {self.answer}."
+        )
+
+# %% ../nbs/13_outcomes.ipynb #c031
+def best_rival(
+    confidences: Mapping[float, ArrayLike],  # weight → (n,), the present one first
+    correct: ArrayLike,
+) -> tuple[float, Interval | None]:
+    "Return the weight with the smallest risk–coverage area, and its difference to the present one."
+    present, *rivals = confidences
+    areas = {w: risk_coverage_area(values, correct) for w, values in confidences.items()}
+    best = min(areas, key=lambda w: areas[w])
+    if best == present:
+        return best, None
+    level = 1 - 0.05 / len(rivals)
+    gain = compare_risk(confidences[best], confidences[present], correct, level=level)
+    return best, gain
+
+
+def confidences_of(sweep: Sweep) -> tuple[dict[float, ArrayLike], ArrayLike]:
+    "Return weight → confidences of a sweep of it, and for which questions a reply would be right."
+    weights = {m.name: m.parameters.gate.dense_weight for m in sweep.measured}
+    frames = dict(iter(sweep.frame.groupby("configuration", sort=False)))
+    correct = is_supported(frames[sweep.measured[0].name]).to_numpy()
+    return {w: frames[name]["confidence"].to_numpy() for name, w in weights.items()}, correct
+
+
+def advise_gate(
+    tune: Sweep,  # of `gate.dense_weight` on the tune questions
+    calibrate: Sweep,  # the same on the calibrate questions
+    *,
+    answer_risk: float,  # accepted among answers that go out as they are, in [0, 1]
+    reply_risk: float,  # accepted among all replies, at least `answer_risk`
+) -> GateAdvice:
+    "Return the weight that the tune questions choose, and the thresholds for it."
+    best, gain = best_rival(*confidences_of(tune))
+    present = tune.measured[0].parameters.gate
+    advice = GateAdvice(present, best, gain, None, None)
+    confidences, correct = confidences_of(calibrate)
+    answer, reply = (
+        choose_threshold(confidences[advice.dense_weight], correct, risk=risk)
+        for risk in (answer_risk, reply_risk)
+    )
+    return replace(advice, answer=answer, reply=reply)
