@@ -51,6 +51,7 @@ lock: environment ## resolve the newest releases into requirements*.txt
 	  --generate-hashes --no-header --no-emit-index-url -o requirements.txt
 	@$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 -c requirements.txt \
 	  --generate-hashes --no-header --no-emit-index-url -o requirements-service.txt
-	@echo 'uv' | $(BIN)/uv pip compile -q - --universal --generate-hashes --no-header --upgrade -o .ci/uv.txt
+	@printf 'uv\nhatchling\neditables\n' | $(BIN)/uv pip compile -q - --universal --python-version 3.11 \
+	  -c requirements.txt --generate-hashes --no-header --no-emit-index-url -o .ci/build.txt
 
 .PHONY: help up down reset doctor test lint notebooks export environment browser lock

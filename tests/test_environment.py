@@ -34,7 +34,7 @@ class Machine:
         self.bin, self.calls, self.top = folder / "bin", folder / "calls", folder / "top"
         self.bin.mkdir()
         (self.top / ".ci").mkdir(parents=True)
-        for name in ("environment", "uv.txt"):
+        for name in ("environment", "build.txt"):
             shutil.copy(ROOT / ".ci" / name, self.top / ".ci")
         for name in ("requirements.txt", "pyproject.toml"):
             (self.top / name).write_text(name)
@@ -76,7 +76,7 @@ def test_a_good_machine_makes_it_once(machine: Machine) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("Making .venv from requirements.txt (once")
     calls = machine.calls.read_text()
-    assert "-m pip install -q --require-hashes -r .ci/uv.txt" in calls
+    assert "-m pip install -q --require-hashes -r .ci/build.txt" in calls
     assert "pip sync -q --python .venv/bin/python --require-hashes requirements.txt" in calls
     again = machine.make()
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
