@@ -137,7 +137,7 @@ async def add_chunks(
 
 # %% ../nbs/25_pgindex.ipynb #c018
 IDS = """
-    SELECT number, id FROM chunks
+    SELECT number, id::text FROM chunks
     WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s AND number = ANY(%(numbers)s)
 """
 
@@ -160,7 +160,7 @@ async def lexical_ranking(
         numbers, scores = numbers[close], scores[close]
     by_number = dict(zip(numbers.tolist(), scores.tolist(), strict=True))
     ids = await read(session, IDS, place | {"numbers": list(by_number)})
-    best = sorted((-round(by_number[number], 9), str(id_), number) for number, id_ in ids)
+    best = sorted((-round(by_number[number], 9), id_, number) for number, id_ in ids)
     return {id_: by_number[number] for _, id_, number in best[:candidates]}
 
 # %% ../nbs/25_pgindex.ipynb #c021
@@ -168,12 +168,12 @@ EXACT_UP_TO = 20_000  # chunks; measured by tests/bench_pgindex.py
 HNSW_DIMS = (384, 1536)  # dimensions with a graph
 
 EXACT = """
-    SELECT id, embedding <=> %(embedding)s::halfvec AS distance FROM chunks
+    SELECT id::text, embedding <=> %(embedding)s::halfvec AS distance FROM chunks
     WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s
-    ORDER BY distance, id LIMIT %(candidates)s
+    ORDER BY distance, chunks.id LIMIT %(candidates)s
 """
 APPROXIMATE = """
-    SELECT id, embedding::halfvec(DIM) <=> %(embedding)s::halfvec(DIM) AS distance FROM chunks
+    SELECT id::text, embedding::halfvec(DIM) <=> %(embedding)s::halfvec(DIM) AS distance FROM chunks
     WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s AND dim = DIM
     ORDER BY distance LIMIT %(candidates)s
 """
@@ -189,7 +189,7 @@ async def approximate_ranking(
     "Return rows of id and distance from the graph, nearest first; maybe too few."
     await read(session, WIDEN, {})
     rows = await read(session, APPROXIMATE.replace("DIM", str(dim)), values)
-    return sorted(rows, key=lambda row: (round(row[1], 9), str(row[0])))
+    return sorted(rows, key=lambda row: (round(row[1], 9), row[0]))
 
 
 async def dense_ranking(
@@ -204,14 +204,17 @@ async def dense_ranking(
         rows = await approximate_ranking(session, values, dim=dim)
     if len(rows) < min(candidates, n_chunks):
         rows = await read(session, EXACT, values)
-    return {str(id_): 1.0 - distance for id_, distance in rows}
+    return {id_: 1.0 - distance for id_, distance in rows}
 
 # %% ../nbs/25_pgindex.ipynb #c025
 CHUNKS = """
-    SELECT c.id, c.document_id, c.start_char, c.end_char, c.text, c.heading_path, c.n_tokens,
-        c.ordinal, d.title, d.source
-    FROM chunks c JOIN documents d ON d.tenant_id = c.tenant_id AND d.id = c.document_id
-    WHERE c.tenant_id = %(tenant_id)s AND c.index_id = %(index_id)s AND c.id = ANY(%(ids)s::uuid[])
+    WITH found AS MATERIALIZED (
+        SELECT id, document_id, start_char, end_char, text, heading_path, n_tokens, ordinal
+        FROM chunks WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s
+        AND id = ANY(%(ids)s::uuid[]))
+    SELECT c.id::text, c.document_id::text, c.start_char, c.end_char, c.text, c.heading_path,
+        c.n_tokens, c.ordinal, d.title, d.source
+    FROM found c JOIN documents d ON d.tenant_id = %(tenant_id)s AND d.id = c.document_id
 """
 
 
@@ -220,9 +223,7 @@ async def read_chunks(session: AsyncSession, ids: Iterable[str], place: Place) -
     chunks = {}
     for row in await read(session, CHUNKS, place | {"ids": list(ids)}):
         id_, document_id, start, end, text, headings, *rest = row
-        chunks[str(id_)] = Chunk(
-            str(id_), str(document_id), Span(start, end), text, tuple(headings), *rest
-        )
+        chunks[id_] = Chunk(id_, document_id, Span(start, end), text, tuple(headings), *rest)
     return chunks
 
 # %% ../nbs/25_pgindex.ipynb #c026
