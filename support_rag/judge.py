@@ -92,7 +92,9 @@ async def offline_scores(question: Question, answer: Answer, labels: Labels) -> 
             "chrf": ragas.metrics.CHRFScore(),
             "string_similarity": ragas.metrics.NonLLMStringSimilarity(),
         }
-        found |= {name: float((await m.ascore(**texts)).value) for name, m in metrics.items()}
+        for name, metric in metrics.items():
+            value = float((await metric.ascore(**texts)).value)
+            found[name] = min(1.0, max(0.0, value))  # chrF may exceed 1 by its last bit
     if (graded := labels.qrels.get(question.id)) and answer.hits:
         sample = ragas.samples.SingleTurnSample(
             retrieved_context_ids=list(distinct_documents(answer.hits)),
