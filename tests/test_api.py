@@ -342,6 +342,7 @@ def test_one_line_a_request_with_its_id_and_no_words_of_clients(
     with logged() as lines:
         answer = client.post("/api/v1/search?canary=1", json=sent, headers=headers)
         crash = client.get("/crash?secret=canary-hunter2")
+        client.get("/health")  # when it is answered, the lines of the others are written
     assert answer.headers["x-request-id"] == "checkout-0001"
     (line,) = [x for x in lines if x["logger"] == "access" and x["request_id"] == "checkout-0001"]
     assert (line["method"], line["route"], line["status"]) == ("POST", "/api/v1/search", 200)
