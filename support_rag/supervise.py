@@ -37,9 +37,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GUARD = """
 import os, signal, subprocess, sys, time
 parent, death_signal = int(sys.argv[1]), int(sys.argv[2])
+child, early = None, []
+def forward(number, _):
+    early.append(number) if child is None else child.send_signal(number)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, forward)
 child = subprocess.Popen(sys.argv[3:])
-for name in ("SIGTERM", "SIGINT", "SIGQUIT"):
-    signal.signal(getattr(signal, name), lambda number, _: child.send_signal(number))
+for number in early:
+    child.send_signal(number)
 while child.poll() is None:
     if os.getppid() != parent:
         child.send_signal(death_signal)
