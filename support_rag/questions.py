@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from math import log
+from math import fsum, log
 
 import pandas as pd
 
@@ -37,8 +37,8 @@ def overlap(
     "Return the share of the query's weighted terms that the evidence holds, in [0, 1]."
     rarest = max(weights.values(), default=1.0)
     asked, held = set(analyse(query)), set(analyse(evidence))
-    total = sum(weights.get(term, rarest) for term in asked)
-    return sum(weights.get(term, rarest) for term in asked & held) / total if total > 0 else 0.0
+    total = fsum(weights.get(term, rarest) for term in asked)  # in any order, the same sum
+    return fsum(weights.get(term, rarest) for term in asked & held) / total if total > 0 else 0.0
 
 # %% ../nbs/17_questions.ipynb #c010
 def evidence_of(question: Question, labels: Labels, texts: Mapping[str, str]) -> str:
