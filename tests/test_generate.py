@@ -30,8 +30,8 @@ from support_rag.release import GenerateParameters, PromptParameters, load_param
 from support_rag.types import Chunk, GenerationFailed, Hit, Prompt, SettingsInvalid, Span
 from tests.openai_stub import OpenAIStub, Reply
 
-# short waits, so that a hanging server takes a test a fraction of a second
-LIMITS = CallLimits(first_piece=0.9, between_pieces=0.9, wait=0.3, default_wait=0.01)
+LIMITS = CallLimits(wait=0.3, default_wait=0.01)
+IMPATIENT = CallLimits(first_piece=0.3, between_pieces=0.3, wait=0.1, default_wait=0.01)
 GOOD = Reply(tokens=["It keeps ", "72 hours ", "[1]."])
 
 
@@ -99,8 +99,6 @@ PASSING = {
     "429": (Reply(status=429), "rate_limited"),
     "500": (Reply(status=500), "server_error"),
     "503": (Reply(status=503), "server_error"),
-    "hangs": (Reply(hang=True), "timeout"),
-    "late": (Reply(delay_seconds=3), "timeout"),
     "drops": (Reply(drop=True), "broken"),
     "cut at once": (Reply(tokens=["a"], cut_after=0), "broken"),
     "error in stream": (Reply(tokens=["a"], error_after=0), "broken"),
@@ -130,6 +128,17 @@ async def test_a_fault_costs_a_second_call_and_no_third(
         await reply_of(model)
     assert stub.n_calls == MAX_CALLS == 2
     assert "scripted" not in str(caught.value) and "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reply", [Reply(hang=True), Reply(delay_seconds=3)], ids=["hangs", "late"])
+async def test_a_silent_server_is_asked_twice(
+    stub: OpenAIStub, client: openai.AsyncOpenAI, reply: Reply
+) -> None:
+    model = OpenAIGenerator(client, model="local", limits=IMPATIENT)
+    stub.default = reply
+    with pytest.raises(GenerationFailed, match="no usable answer: timeout"):
+        await reply_of(model)
+    assert stub.n_calls == MAX_CALLS
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
@@ -192,9 +201,8 @@ async def test_a_reply_that_was_cut_is_an_error_and_is_not_repeated(
 
 
 async def test_a_stream_that_stalls(stub: OpenAIStub, model: OpenAIGenerator) -> None:
-    impatient = CallLimits(first_piece=2.0, between_pieces=0.2)
-    model = OpenAIGenerator(model.client, model="local", limits=impatient)
-    stub.default = Reply(tokens=["It ", "keeps"], token_delay_seconds=0.6)
+    model = OpenAIGenerator(model.client, model="local", limits=CallLimits(between_pieces=0.3))
+    stub.default = Reply(tokens=["It ", "keeps"], token_delay_seconds=1.0)
     pieces: list[str] = []
     with pytest.raises(GenerationFailed, match="timeout"):
         async for piece in model.generate(prompt_of()):

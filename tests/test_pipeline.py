@@ -47,7 +47,7 @@ ARTICLES = {
 }
 QUESTION = "How long does the kiosk keep punches while it is offline?"
 HISTORY = (Turn("user", QUESTION), Turn("assistant", "Up to 72 hours [1]."))
-LIMITS = CallLimits(first_piece=0.9, between_pieces=0.9, wait=0.1, default_wait=0.01)
+LIMITS = CallLimits(first_piece=2.0, between_pieces=2.0, wait=0.1, default_wait=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,8 @@ def test_every_prompt_has_exactly_its_own_tags(
     )
     user = prompt.messages[1].content
     tags = [
-        tag.group(0) for tag in re.finditer(r"</?(sources?|summary|conversation|question)", user)
+        tag.group(0)
+        for tag in re.finditer(r"</?(sources?|summary|conversation|question)(?![\w-])", user)
     ]
     inside = ["<source", "</source"] * len(prompt.hits)
     expected = ["<sources", *inside, "</sources"]
