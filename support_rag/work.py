@@ -31,8 +31,9 @@ from rq.worker import SimpleWorker
 
 from . import jobs
 from .batches import Pause
+from .chunk import count_tokens
 from .db import check_roles, create_database
-from .embed import MiniLMEmbedder, load_embedder
+from .embed import Embedder, MiniLMEmbedder, load_embedder
 from .generate import Generator, load_generator
 from .indexes import Embedders
 from .ingest import Ingestion, give_up, ingest, reindex
@@ -49,7 +50,7 @@ log = structlog.get_logger("work")
 __all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
            'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen', 'turn_timer', 'passed', 'keep',
            'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'run_turn', 'sweep', 'sweep_often', 'answer',
-           'end_turns', 'attend', 'wait_for_database', 'serve', 'run_worker']
+           'end_turns', 'attend', 'warm_up', 'wait_for_database', 'serve', 'run_worker']
 
 # %% ../nbs/29_work.ipynb #c006
 def load_ports(settings: ServiceSettings, release: Release) -> tuple[Embedders, Generator]:
@@ -337,6 +338,13 @@ async def attend(worker: Worker, redis_url: str) -> None:
 CONNECTIONS = 2 * BESIDE + 4  # a turn and its renewal each; the sweep, the claim
 
 
+async def warm_up(embedder: Embedder) -> None:
+    "Load the vocabulary and the local model; an endpoint is not asked."
+    await asyncio.to_thread(count_tokens, "warm")
+    if isinstance(embedder, MiniLMEmbedder):
+        await embedder.embed(["warm"])
+
+
 async def wait_for_database(worker: Worker) -> None:
     "Return when the database is there and safe. Raises `SettingsInvalid` when it is not safe."
     while not worker.stopping.is_set():
@@ -346,7 +354,7 @@ async def wait_for_database(worker: Worker) -> None:
             log.warning("database_away", code=error.code)
             await asyncio.sleep(1.0)
 
-# %% ../nbs/29_work.ipynb #c045
+# %% ../nbs/29_work.ipynb #c046
 async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
     "Work until a signal comes."
     release, redis_url = load_release(), settings.redis_url.get_secret_value()
@@ -361,9 +369,7 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stopping.set)
     try:
-        embedder = embedders.of(release.parameters.embed)
-        if isinstance(embedder, MiniLMEmbedder):
-            await embedder.embed(["warm"])
+        await warm_up(embedders.of(release.parameters.embed))
         await wait_for_database(worker)
         log.info("worker_started", worker=worker.name, release=release.id)
         await attend(worker, redis_url)
@@ -372,7 +378,7 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
         await database.close()
     log.info("worker_stopped", worker=worker.name)
 
-# %% ../nbs/29_work.ipynb #c046
+# %% ../nbs/29_work.ipynb #c047
 def run_worker(
     settings: ServiceSettings,
     *,

@@ -1,6 +1,6 @@
 """Real worker processes, killed and starved: every accepted document is ready, once.
 
-Leases last two seconds here instead of thirty, so that a killed worker's work is due again soon:
+Leases last three seconds here instead of thirty, so that a killed worker's work is due again soon:
 `run_worker(settings, lease_seconds=…)`. Large documents are embedded through an endpoint on a
 socket, which takes as long as a test needs and remembers every text that it was asked for.
 """
@@ -44,7 +44,7 @@ from support_rag.wheels import free_port
 from support_rag.work import perform
 from tests.openai_stub import OpenAIStub, Reply
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0  # within which killed work is taken up again; never waited for in full
 KILLS = 10
 RUN = (
@@ -241,7 +241,7 @@ async def test_a_document_survives_its_killed_workers(
             return now if now != before else None
 
         holder = await until(taken)
-        if kill % 2:  # after a step forward: three deaths without one are the document's fault
+        if kill % 3:  # after a step forward: three deaths without one are the document's fault
 
             async def further(before: int = staged) -> bool:
                 return await count_staged(database, document) > before
