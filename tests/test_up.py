@@ -203,6 +203,7 @@ def check_restarts(up: Up) -> None:
     until(lambda: document(api, made["id"])["status"] == "ready", what="the worker")
 
 
+@pytest.mark.timeout(1200)  # 90 s of work for the processors, on a busy machine
 def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     up = Up(home)
     up.wait_ready()
