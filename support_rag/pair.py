@@ -5,6 +5,7 @@
 # %% ../nbs/18_pair.ipynb #c003
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any, cast
 import pandas as pd
 
 from .cache import Cache
-from .gold import Fate, all_ranked, gold_of, look_for
+from .gold import Fate, Miss, all_ranked, gold_of, look_for
 from .labels import Labels, Question, Split, corpus_digest, questions_digest
 from .ports import Endpoint
 from .regress import CHANGES, changed_questions, check_comparable
@@ -28,7 +29,7 @@ from .types import Chunk, Hit, InputInvalid, Rankings, Record
 
 # %% auto #0
 __all__ = ['DEPTH', 'Side', 'chunks_by_document', 'deepened', 'Pair', 'make_sides', 'pair_up', 'compare_configurations',
-           'check_labels', 'compare_stored']
+           'count_fates', 'check_labels', 'compare_stored']
 
 # %% ../nbs/18_pair.ipynb #c006
 DEPTH = 200  # of the rankings that are kept, at least
@@ -135,6 +136,7 @@ def compare_configurations(
     first: Parameters,
     second: Parameters,
     *,
+    base: Parameters | None = None,  # that names are relative to; None: those of settings.ini
     split: Split = "tune",
     depth: Depth = "hits",  # `answers`: the gate's decisions are those on written answers
     executor: Executor | None = None,  # None: a process for each core
@@ -143,7 +145,7 @@ def compare_configurations(
     endpoint: Endpoint | None = None,  # of models that are not local
 ) -> Pair:
     "Return what two configurations found. Raises `InputInvalid` for equal ones, else as `sweep`."
-    present, asked = load_parameters(), asked_of(labels, split)
+    present, asked = base or load_parameters(), asked_of(labels, split)
     named = {name_of(parameters, present): parameters for parameters in (first, second)}
     if len(named) < 2:
         raise InputInvalid(f"both configurations are {min(named)}: change one of them")
@@ -157,6 +159,18 @@ def compare_configurations(
     return pair_up(asked, (one, other), endpoint=endpoint, **options)
 
 # %% ../nbs/18_pair.ipynb #c021
+def count_fates(pair: Pair) -> pd.DataFrame:
+    "Return how many pieces of evidence were found or missed, a row a reason, a column a side."
+    names = ["found", *map(str, Miss)]
+    counted: dict[str, Counter[str]] = {side.name: Counter() for side in pair.sides}
+    for side in pair.sides:
+        for question in pair.labels.questions:
+            fates = side.fates(question.id, pair.labels)
+            counted[side.name].update(str(fate.miss or "found") for fate in fates)
+    table = {name: [counts[reason] for reason in names] for name, counts in counted.items()}
+    return pd.DataFrame(table, index=pd.Index(names, name="evidence"))
+
+# %% ../nbs/18_pair.ipynb #c025
 def check_labels(run: Run, asked: Labels) -> None:
     "Raise `InputInvalid` unless these are the corpus and the questions of a run."
     found = {"corpus": corpus_digest(asked.corpus), "questions": questions_digest(asked)}
