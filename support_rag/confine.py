@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import resource
+import select
 import signal
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .parse import parse
 from support_rag.types import (
@@ -28,13 +30,14 @@ from support_rag.types import (
     Span,
     SupportRagError,
     TooLarge,
+    Unavailable,
     UnsupportedType,
-)
+)  # fmt: skip
 
 # %% auto #0
-__all__ = ['MB', 'LIMITS', 'PR_SET_PDEATHSIG', 'COMMAND', 'ERRORS', 'MESSAGE_CHARACTERS', 'Limits', 'memory_in_use',
-           'limit_this_process', 'pack', 'child', 'child_environment', 'talk', 'unreadable', 'failure', 'unpack', 'ask',
-           'parse_confined']
+__all__ = ['MB', 'LIMITS', 'LOOK_MILLISECONDS', 'ERRORS', 'MESSAGE_CHARACTERS', 'COMMAND', 'Limits', 'memory_in_use',
+           'limit_this_process', 'pack', 'child', 'fork', 'attend', 'nursery', 'unreadable', 'failure', 'unpack',
+           'child_environment', 'start_nursery', 'ask', 'talk', 'Parsers', 'parse_confined']
 
 # %% ../nbs/28_confine.ipynb #c006
 MB = 1024 * 1024
@@ -53,9 +56,6 @@ class Limits(Record):
 LIMITS = Limits()
 
 # %% ../nbs/28_confine.ipynb #c008
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
 def memory_in_use() -> int:
     "Return this process's address space in bytes; 0 where the system does not tell."
     with contextlib.suppress(OSError):
@@ -64,14 +64,11 @@ def memory_in_use() -> int:
     return 0
 
 
-def limit_this_process(limits: Limits, *, parent: int) -> None:
-    "Let the kernel end this process when it goes beyond a limit, or when its parent ends."
+def limit_this_process(limits: Limits) -> None:
+    "Let the kernel end this process when it goes beyond a limit."
     signal.alarm(limits.wall_seconds)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the request was made
-            os._exit(1)
-        most = memory_in_use() + limits.memory_bytes
+    if (in_use := memory_in_use()) > 0:
+        most = in_use + limits.memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
     for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
@@ -84,54 +81,66 @@ def pack(document: Document) -> dict[str, Any]:
     return {"title": document.title, "text": document.text, "blocks": blocks}
 
 
-def child() -> None:
-    "Parse what standard input holds and write what came of it. Runs in a process of its own."
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a parser prints must not mix with it
-    order = json.loads(sys.stdin.buffer.readline())
-    limit_this_process(Limits(**order["limits"]), parent=order["parent"])
-    answer: dict[str, Any]
-    try:
-        answer = pack(parse(sys.stdin.buffer.read(), **order["document"]))
-    except SupportRagError as error:
-        answer = {"code": error.code, "message": error.message}
-    except MemoryError:
-        answer = {"code": "memory", "message": ""}
-    except Exception as error:  # a parser's own: the parent tells the tenant
-        answer = {"code": "parser", "message": type(error).__name__}
-    out.write(json.dumps(answer).encode())
-    out.flush()
-    os._exit(0)  # nothing is left to clean up, and a broken parser may hang in it
+def child(connection: socket.socket) -> NoReturn:
+    "Parse what comes from a connection, send what came of it, and end this process."
+    with connection.makefile("rb") as read, connection.makefile("wb") as write:
+        order = json.loads(read.readline())
+        limit_this_process(Limits(**order["limits"]))
+        answer: dict[str, Any]
+        try:
+            answer = pack(parse(read.read(), **order["document"]))
+        except SupportRagError as error:
+            answer = {"code": error.code, "message": error.message}
+        except MemoryError:
+            answer = {"code": "memory", "message": ""}
+        except Exception as error:  # a parser's own: the worker tells the tenant
+            answer = {"code": "parser", "message": type(error).__name__}
+        write.write(json.dumps(answer).encode())
+        write.flush()
+        os._exit(0)  # nothing is left to clean up, and a broken parser may hang in it
 
 # %% ../nbs/28_confine.ipynb #c012
-COMMAND = (sys.executable, "-c", "from support_rag.confine import child; child()")
+LOOK_MILLISECONDS = 5  # between two looks whether the parser has ended
 
 
-def child_environment() -> dict[str, str]:
-    "Return all that the child knows of its surroundings."
-    modules = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return {"PYTHONPATH": modules, "PATH": os.defpath, "LC_ALL": "C.UTF-8", **one_thread}
+def fork(run: Callable[[], NoReturn]) -> int:
+    "Run something in a fork of this process, and nothing after it; return the fork's id."
+    if (pid := os.fork()) == 0:
+        try:
+            run()
+        finally:
+            os._exit(1)
+    return pid
 
 
-async def talk(process: Process, question: bytes, *, most: int) -> bytes:
-    "Send the child its work and return its answer. Raises `TooLarge` beyond `most` bytes."
-    assert process.stdin is not None and process.stdout is not None
-    with contextlib.suppress(ConnectionError):  # it died: the exit code tells why
-        process.stdin.write(question)
-        await process.stdin.drain()
-        process.stdin.close()
-    answer = bytearray()
-    while part := await process.stdout.read(MB):
-        answer += part
-        if len(answer) > most:
-            raise TooLarge(f"the text in it takes more than {most // MB} MB: split the document")
-    await process.wait()
-    return bytes(answer)
+def attend(connection: socket.socket) -> NoReturn:
+    "Fork a parser, stay with it, tell how it ended, and end this process."
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = fork(lambda: child(connection))
+    closed = select.poll()
+    closed.register(connection, 0)  # no event but the other end's closing
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    while not ended:
+        if closed.poll(LOOK_MILLISECONDS):
+            os.kill(pid, signal.SIGKILL)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"\n%d" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def nursery() -> None:
+    "Fork a guardian for each connection that comes in on standard input, until that is closed."
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes care of ended guardians
+    line = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    while received := socket.recv_fds(line, 1, 1)[1]:
+        with socket.socket(fileno=received[0]) as connection:
+            fork(lambda: attend(connection))
 
 # %% ../nbs/28_confine.ipynb #c014
 def unreadable(limits: Limits, code: int | None) -> DocumentUnreadable:
-    "Return the error for a child that ended without an answer; None: the parent's patience ended."
+    "Return the error for a parser that gave no answer; None: the worker's patience ended."
     if code is None or -code in (signal.SIGALRM, signal.SIGKILL, signal.SIGXCPU):
         seconds = limits.wall_seconds if code is None else limits.cpu_seconds
         return DocumentUnreadable(
@@ -149,7 +158,7 @@ MESSAGE_CHARACTERS = 500
 
 
 def failure(answer: dict[str, Any], limits: Limits) -> InputInvalid:
-    "Return the error that a child reported."
+    "Return the error that a parser reported."
     code, message = str(answer["code"]), str(answer["message"])[:MESSAGE_CHARACTERS]
     if code == "memory":
         megabytes = limits.memory_bytes // MB
@@ -162,7 +171,7 @@ def failure(answer: dict[str, Any], limits: Limits) -> InputInvalid:
 def unpack(
     answer: bytes, limits: Limits, *, document_id: str, source: str, content_type: str
 ) -> Document:
-    "Return the document in a child's answer, or raise the error in it."
+    "Return the document in a parser's answer, or raise the error in it."
     try:
         values = json.loads(answer)
         if "code" in values:
@@ -175,13 +184,84 @@ def unpack(
     return Document(document_id, title, text, source, content_type, blocks)
 
 # %% ../nbs/28_confine.ipynb #c021
-def ask(document: dict[str, str], limits: Limits) -> bytes:
-    "Return the line that tells a child what to do with the bytes that follow."
-    order = {"document": document, "limits": asdict(limits), "parent": os.getpid()}
-    return json.dumps(order).encode() + b"\n"
+COMMAND = (sys.executable, "-c", "from support_rag.confine import nursery; nursery()")
+
+
+def child_environment() -> dict[str, str]:
+    "Return all that a nursery knows of its surroundings."
+    modules = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {"PYTHONPATH": modules, "PATH": os.defpath, "LC_ALL": "C.UTF-8", **one_thread}
+
+
+def start_nursery() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    "Start a nursery; return it and the line to it."
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - this very interpreter
+            COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=child_environment(), start_new_session=True,
+        )  # fmt: skip
+    return process, ours
 
 # %% ../nbs/28_confine.ipynb #c023
+def ask(document: dict[str, str], limits: Limits) -> bytes:
+    "Return the line that tells a parser what to do with the bytes that follow."
+    return json.dumps({"document": document, "limits": asdict(limits)}).encode() + b"\n"
+
+
+async def talk(connection: socket.socket, question: bytes, *, most: int) -> bytes:
+    "Send a parser its work and return its answer. Raises `TooLarge` beyond `most` bytes."
+    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MB)
+    answer = bytearray()
+    try:
+        with contextlib.suppress(ConnectionError):  # it died: its guardian tells how
+            writer.write(question)
+            writer.write_eof()
+            await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            while part := await reader.read(MB):
+                answer += part
+                if len(answer) > most:
+                    raise TooLarge(f"its text takes more than {most // MB} MB: split the document")
+    finally:
+        writer.transport.abort()  # closes the connection, so the guardian kills the parser
+    return bytes(answer)
+
+# %% ../nbs/28_confine.ipynb #c024
+class Parsers:
+    "A nursery, and the line to it."
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+
+    def connect(self) -> socket.socket:
+        "Return a connection to a parser's process of its own."
+        ours, theirs = socket.socketpair()
+        with theirs:
+            if self._process is None or self._process.poll() is not None or self._line is None:
+                self.close()
+                self._process, self._line = start_nursery()
+            try:
+                socket.send_fds(self._line, [b"."], [theirs.fileno()])
+            except OSError as error:
+                raise Unavailable("the process that starts parsers has ended") from error
+        return ours
+
+    def close(self) -> None:
+        "Let the nursery end."
+        if self._line is not None and self._process is not None:
+            self._line.close()
+            self._process.wait()
+        self._process = self._line = None
+
+    def __del__(self) -> None:
+        self.close()
+
+# %% ../nbs/28_confine.ipynb #c026
 async def parse_confined(
+    parsers: Parsers,
     content: bytes,
     *,
     content_type: str,
@@ -193,18 +273,14 @@ async def parse_confined(
     "Return the text and structure of a file. Raises `DocumentUnreadable` and its siblings."
     about = {"document_id": document_id, "source": source, "content_type": content_type}
     question = ask({"title": title, **about}, limits) + content
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=child_environment(), limit=MB
-    )
     try:
         async with asyncio.timeout(limits.wall_seconds):
-            answer = await talk(process, question, most=limits.output_bytes)
+            answer = await talk(parsers.connect(), question, most=limits.output_bytes)
     except TimeoutError as error:
         raise unreadable(limits, None) from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0 or not answer:
-        raise unreadable(limits, process.returncode)
-    return unpack(answer, limits, **about)
+    body, _, code = answer.rpartition(b"\n")
+    if not code.lstrip(b"-").isdigit():
+        raise Unavailable("the process that watches a parser has ended")
+    if int(code) != 0:
+        raise unreadable(limits, int(code))
+    return unpack(body, limits, **about)

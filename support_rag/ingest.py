@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from . import batches, db, indexes, jobs, store
 from .batches import Memory, Pause, Step, Work, embed_for, load_staged, never
 from .carry import carry
-from .confine import LIMITS, Limits, parse_confined
+from .confine import LIMITS, Limits, Parsers, parse_confined
 from .db import UNSTORABLE, Database, storable
 from .embed import Embedder
 from .indexes import Embedders, hold_indexes, serving_index
@@ -119,7 +119,7 @@ class Ingestion:
     ) -> None:
         self.database, self.release, self.embedders = database, release, embedders
         self.retired_seconds, self.limits = retired_seconds, limits
-        self.memory = Memory()
+        self.memory, self.parsers = Memory(), Parsers()
 
     def embedder_of(self, index: IndexRecord) -> Embedder:
         "Return the embedder that an index was made with."
@@ -150,7 +150,7 @@ async def prepare(context: Ingestion, document: DocumentRecord) -> Work | None:
         return None
     with stage("parsing"):
         parsed = await parse_confined(
-            content, content_type=document.content_type, title=document.title,
+            context.parsers, content, content_type=document.content_type, title=document.title,
             document_id=document.id, source=document.source, limits=context.limits,
         )  # fmt: skip
     storable(parsed.text)

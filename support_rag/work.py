@@ -374,6 +374,7 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
         log.info("worker_started", worker=worker.name, release=release.id)
         await attend(worker, redis_url)
     finally:
+        worker.context.parsers.close()
         await queue.close()
         await database.close()
     log.info("worker_stopped", worker=worker.name)
