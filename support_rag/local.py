@@ -323,6 +323,8 @@ def local_servers(
             folder.chmod(0o711)  # the account of the servers passes through
         at = addresses(folder, postgres_port=free_port(), redis_port=free_port())
         place = Place.of(folder)
+        if home is None and place.folder != folder:
+            stack.callback(shutil.rmtree, place.folder)
         valkey = Child(valkey_process(place, at), home=folder)
         stack.callback(stop, valkey)
         postgres = Child(postgres_process(place, at, durable=home is not None), home=folder)
