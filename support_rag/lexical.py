@@ -78,9 +78,10 @@ async def add_segment(session: AsyncSession, entries: Mapping[str, Entries], pla
 
 # %% ../nbs/25_lexical.ipynb #c014
 STATISTICS = """
-    SELECT living.n_chunks - gone.n_chunks, living.n_terms - gone.n_terms, numbers FROM
+    SELECT living.n_chunks - gone.n_chunks, living.n_terms - gone.n_terms, segments, numbers FROM
         (SELECT coalesce(sum(n_chunks), 0)::bigint AS n_chunks,
-                coalesce(sum(n_terms), 0)::bigint AS n_terms
+                coalesce(sum(n_terms), 0)::bigint AS n_terms,
+                coalesce(array_agg(id), '{}') AS segments
          FROM segments WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s) AS living,
         (SELECT count(*) AS n_chunks, coalesce(sum(n_terms), 0)::bigint AS n_terms,
                 coalesce(string_agg(int4send(number), ''), '') AS numbers
@@ -94,6 +95,7 @@ class Statistics:
 
     n_chunks: int  # living
     n_terms: int  # of all living chunks
+    segments: list[int]
     dead: NDArray[Any]  # numbers of deleted chunks that segments still hold
 
     def living(self, entries: Entries) -> Entries:
@@ -103,16 +105,15 @@ class Statistics:
 
 async def read_statistics(session: AsyncSession, place: Place) -> Statistics:
     "Count an index."
-    [(n_chunks, n_terms, numbers)] = await read(session, STATISTICS, place)
+    [(n_chunks, n_terms, segments, numbers)] = await read(session, STATISTICS, place)
     dead = np.frombuffer(numbers, dtype=">u4").astype(np.uint32)
-    return Statistics(n_chunks, n_terms, dead)
+    return Statistics(n_chunks, n_terms, segments, dead)
 
 # %% ../nbs/25_lexical.ipynb #c017
 POSTINGS = """
     SELECT term, entries FROM postings
-    WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s AND term = ANY(%(terms)s)
-    AND segment_id = ANY(ARRAY(
-        SELECT id FROM segments WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s))
+    WHERE tenant_id = %(tenant_id)s AND index_id = %(index_id)s
+    AND segment_id = ANY(%(segments)s) AND term = ANY(%(terms)s)
 """
 
 
@@ -135,8 +136,9 @@ class Matches:
 async def read_matches(session: AsyncSession, terms: Iterable[str], place: Place) -> Matches:
     "Return what the index says about these terms."
     statistics = await read_statistics(session, place)
+    wanted = place | {"terms": list(set(terms)), "segments": statistics.segments}
     parts: dict[str, list[bytes]] = {}
-    for term, entries in await read(session, POSTINGS, place | {"terms": list(set(terms))}):
+    for term, entries in await read(session, POSTINGS, wanted):
         parts.setdefault(term, []).append(entries)
     found = {term: statistics.living(unpack(entries)) for term, entries in parts.items()}
     return Matches({term: entries for term, entries in found.items() if len(entries)}, statistics)
