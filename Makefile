@@ -24,8 +24,8 @@ reset: environment ## stop, and delete the local databases
 doctor: environment ## say what is wrong with this installation
 	@$(BIN)/support-rag doctor
 
-test: environment browser lint notebooks ## run every check: lint, types, notebooks, tests
-	@$(BIN)/python -m pytest tests
+test: environment browser lint notebooks gate ## run every check: lint, types, notebooks, retrieval, tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: environment ## style and types only
 	@$(BIN)/ruff check .
@@ -35,6 +35,9 @@ lint: environment ## style and types only
 notebooks: environment ## run every notebook and compare its outputs
 	@$(BIN)/python -m pytest --nbval nbs
 	@SUPPORT_RAG_EVAL=reduced $(BIN)/python -m pytest --nbval-lax evals
+
+gate: environment ## fail when retrieval is significantly worse than the committed reference
+	@$(BIN)/support-rag eval gate
 
 export: environment ## after editing notebooks: clean them and export the package
 	@$(BIN)/ruff check --fix -q nbs evals && $(BIN)/ruff format -q nbs evals
@@ -54,4 +57,4 @@ lock: environment ## resolve the newest releases into requirements*.txt
 	@printf 'uv\nhatchling\neditables\n' | $(BIN)/uv pip compile -q - --universal --python-version 3.11 \
 	  -c requirements.txt --generate-hashes --no-header --no-emit-index-url -o .ci/build.txt
 
-.PHONY: help up down reset doctor test lint notebooks export environment browser lock
+.PHONY: help up down reset doctor test lint notebooks gate export environment browser lock
