@@ -125,6 +125,8 @@ def attend(connection: socket.socket) -> NoReturn:
             os.kill(pid, signal.SIGKILL)
         ended, status = os.waitpid(pid, os.WNOHANG)
     with contextlib.suppress(OSError):
+        while connection.recv(MB):  # what the parser left unread would reset the connection
+            pass
         connection.sendall(b"\n%d" % os.waitstatus_to_exitcode(status))
     os._exit(0)
 
