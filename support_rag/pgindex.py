@@ -164,7 +164,7 @@ async def lexical_ranking(
     return {id_: by_number[number] for _, id_, number in best[:candidates]}
 
 # %% ../nbs/25_pgindex.ipynb #c021
-EXACT_UP_TO = 20_000  # chunks; measured by tests/bench_pgindex.py
+EXACT_UP_TO = 10_000  # chunks; where both took as long in tests/bench_pgindex.py
 HNSW_DIMS = (384, 1536)  # dimensions with a graph
 
 EXACT = """
