@@ -1,9 +1,12 @@
 """Accepted documents become one set of chunks, whatever happens meanwhile."""
 
 import asyncio
+import itertools
 import json
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -113,6 +116,40 @@ async def test_a_document_becomes_ready_with_exact_spans(context: Ingestion, ten
     assert len(rows) == ready.n_chunks >= 1
     assert all(ARTICLE.decode()[start:end] == text for start, end, text in rows)
     assert await count_jobs(context.database, tenant) == 0
+
+
+@pytest.fixture
+def statuses(owner_url: str) -> Iterator[Callable[[], list[str]]]:
+    "What the status of documents became, as any other connection sees it."
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        owner.execute(
+            "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_notify('status', NEW.status); RETURN NULL; END $$"
+        )
+        owner.execute(
+            "CREATE TRIGGER tell AFTER INSERT OR UPDATE ON documents "
+            "FOR EACH ROW EXECUTE FUNCTION tell()"
+        )
+        owner.execute("LISTEN status")
+        yield lambda: [note.payload for note in owner.notifies(timeout=0.5)]
+        owner.execute("DROP TRIGGER tell ON documents")
+        owner.execute("DROP FUNCTION tell")
+
+
+async def test_every_status_is_seen_while_it_lasts(
+    context: Ingestion, tenant: str, statuses: Callable[[], list[str]]
+) -> None:
+    await send(context.database, tenant)
+    await process(context, tenant)
+    steps = [status for status, _ in itertools.groupby(statuses())]
+    assert steps == ["pending", "parsing", "chunking", "embedding", "storing", "ready"]
+    await send(context.database, tenant, b"", source="empty.md")
+    await process(context, tenant)
+    assert [status for status, _ in itertools.groupby(statuses())] == [
+        "pending",
+        "parsing",
+        "failed",
+    ]
 
 
 async def test_the_same_bytes_again_are_nothing_to_do(context: Ingestion, tenant: str) -> None:

@@ -280,7 +280,7 @@ async def test_a_stopped_worker_gives_its_work_back(
     assert len(texts_asked(stub)) == done.n_chunks, "nothing was embedded twice"
 
 
-async def test_a_worker_that_hangs_is_stopped_and_gives_its_work_back(
+async def test_a_turn_that_hangs_stops_neither_others_nor_the_worker(
     database: Database, queue: Queue, start: Start, stub: OpenAIStub
 ) -> None:
     stub.default = Reply(hang=True)
@@ -291,6 +291,9 @@ async def test_a_worker_that_hangs_is_stopped_and_gives_its_work_back(
         return stub.n_calls > 0
 
     await until(asked)
+    other = await send(database, queue, await new_tenant(database), b"Another tenant's.")
+    await ready(database, other)
+    assert (await state(database, document)).status == "embedding", "it goes on beside"
     assert worker.send(signal.SIGTERM) == 0
     async with database.system() as session:
         query = sa.select(db.jobs).where(db.jobs.c.target_id == document.id)
