@@ -92,8 +92,8 @@ def marked(
 # %% ../nbs/18_draw.ipynb #c017
 STYLE = """
 .look { --ink: var(--jp-content-font-color1, CanvasText); --line: var(--jp-border-color2, #9996);
-  --soft: var(--jp-ui-font-color2, GrayText); --blue: #0072b2; --sky: #56b4e9; --gold: #e69f00;
-  --bad: #d55e00; --good: #009e73; color: var(--ink); text-align: left;
+  --soft: color-mix(in srgb, var(--ink) 68%, transparent); --gold: #e69f00; --blue: #0072b2;
+  --sky: #56b4e9; --bad: #d55e00; --good: #009e73; color: var(--ink); text-align: left;
   font: 13px/1.5 var(--jp-ui-font-family, system-ui, sans-serif); }
 .look * { box-sizing: border-box; }
 .look p { margin: 0 0 4px; overflow-wrap: anywhere; }

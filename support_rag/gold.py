@@ -16,8 +16,8 @@ from .retrieve import fuse
 from .types import Chunk, Hit, Rankings, Record, Scored, Span
 
 # %% auto #0
-__all__ = ['Gold', 'gold_of', 'gold_in', 'Place', 'share_of', 'place_of', 'best_chunk', 'ceiling', 'Miss', 'is_read',
-           'why_missed', 'read_part', 'all_ranked', 'rank_in', 'Fate', 'look_for']
+__all__ = ['Gold', 'gold_of', 'gold_in', 'Place', 'share_of', 'place_of', 'best_chunk', 'by_question', 'ceiling', 'Miss',
+           'is_read', 'why_missed', 'read_part', 'all_ranked', 'rank_in', 'Fate', 'look_for']
 
 # %% ../nbs/18_gold.ipynb #c006
 @dataclass(frozen=True, slots=True)
@@ -87,25 +87,25 @@ def best_chunk(gold: Gold, chunks: Sequence[Chunk]) -> Chunk | None:
     return min(best, key=lambda c: (len(c.span), c.ordinal), default=None)
 
 
-def ceiling(
-    golds: Sequence[Gold],  # spans of one document
-    chunks: Sequence[Chunk],  # of that document
-) -> SpanScores | None:
-    "Return the mean scores over the questions of a perfect ranking; None: there is no evidence."
-    by_question: dict[str, list[Gold]] = {}
+def by_question(golds: Iterable[Gold]) -> list[list[Gold]]:
+    "Return the evidence of each question."
+    found: dict[str, list[Gold]] = {}
     for gold in golds:
-        by_question.setdefault(gold.question_id, []).append(gold)
+        found.setdefault(gold.question_id, []).append(gold)
+    return list(found.values())
+
+
+def ceiling(
+    golds: Iterable[Gold],  # spans of one document
+    chunks: Sequence[Chunk],  # of that document
+) -> tuple[SpanScores, ...]:
+    "Return the scores of a perfect ranking for each question."
     found = []
-    for own in by_question.values():
+    for own in by_question(golds):
         best = {c.id: c for gold in own if (c := best_chunk(gold, chunks)) is not None}
         spans = [gold.span for gold in own if gold.span is not None]
         found.append(span_scores(list(best.values()), {own[0].document_id: spans}))
-    means = [
-        sum(getattr(scores, name) for scores in found) / len(found)
-        for name in ("recall", "precision", "iou")
-        if found
-    ]
-    return SpanScores(*means) if means else None
+    return tuple(found)
 
 # %% ../nbs/18_gold.ipynb #c017
 class Miss(StrEnum):
@@ -115,6 +115,12 @@ class Miss(StrEnum):
     OUTRANKED = "outranked"
     NOT_CLOSE = "not embedded close"
     NOT_RETRIEVED = "not retrieved at all"
+
+    @property
+    def settings(self) -> str:
+        "Return the sections of `settings.ini` that decide it."
+        decisive = {Miss.CUT: "[chunk]", Miss.OUTRANKED: "[retrieve]"}
+        return decisive.get(self, "[embed] and [chunk]")
 
 
 def is_read(parameters: RetrieveParameters) -> tuple[bool, bool]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from statistics import fmean
 
 from .draw import Mark, Markup, Page, element, join, marked
-from .gold import Gold, ceiling, place_of
+from .gold import Gold, by_question, ceiling, place_of
 from .labels import Question
 from .measure import precision_omega
 from .types import Chunk, Document, Span
 
 # %% auto #0
-__all__ = ['gold_marks', 'shared_marks', 'chunk_parts', 'draw_chunk', 'draw_document', 'draw_figures', 'chunk_figures',
+__all__ = ['gold_marks', 'shared_marks', 'chunk_parts', 'draw_chunk', 'draw_document', 'draw_figures', 'omegas', 'chunk_figures',
            'say_where', 'draw_golds', 'chunk_page']
 
 # %% ../nbs/18_look.ipynb #c006
@@ -82,6 +83,15 @@ def draw_figures(figures: Mapping[str, str]) -> Markup:
     return element("div", *boxes, class_="figures")
 
 
+def omegas(golds: Sequence[Gold], chunks: Sequence[Chunk]) -> list[float]:
+    "Return PrecisionΩ for each question."
+    found = []
+    for own in by_question(golds):
+        spans = [gold.span for gold in own if gold.span is not None]
+        found.append(precision_omega(chunks, {own[0].document_id: spans}))
+    return found
+
+
 def chunk_figures(chunks: Sequence[Chunk], golds: Sequence[Gold]) -> dict[str, str]:
     "Return what there is to say of one document's chunks, as text."
     tokens = [c.n_tokens for c in chunks]
@@ -89,14 +99,13 @@ def chunk_figures(chunks: Sequence[Chunk], golds: Sequence[Gold]) -> dict[str, s
     if chunks:
         figures["tokens a chunk"] = f"{sum(tokens) / len(tokens):.0f}"
         figures["largest"] = f"{max(tokens)}"
-    scores = ceiling(golds, chunks)
-    if scores is not None:
-        spans = [gold.span for gold in golds if gold.span is not None]
+    if golds and chunks:
         n_whole = sum(not place_of(gold, chunks).is_cut for gold in golds)
+        scores = ceiling(golds, chunks)
         figures["gold spans whole"] = f"{n_whole} of {len(golds)}"
-        figures["recall at most"] = f"{scores.recall:.2f}"
-        figures["precision at most"] = f"{scores.precision:.2f}"
-        figures["PrecisionΩ"] = f"{precision_omega(chunks, {golds[0].document_id: spans}):.2f}"
+        figures["recall at most"] = f"{fmean(s.recall for s in scores):.2f}"
+        figures["precision at most"] = f"{fmean(s.precision for s in scores):.2f}"
+        figures["PrecisionΩ"] = f"{fmean(omegas(golds, chunks)):.2f}"
     return figures
 
 # %% ../nbs/18_look.ipynb #c016

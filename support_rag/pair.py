@@ -19,7 +19,7 @@ from .labels import Labels, Question, Split, corpus_digest, questions_digest
 from .ports import Endpoint
 from .regress import CHANGES, changed_questions, check_comparable
 from .release import Parameters, load_parameters, validate
-from .run import ShowProgress, progress_bar
+from .run import Runner, ShowProgress, progress_bar
 from .runs import Run, build_run
 from .space import name_of
 from .stages import Depth, load_rankings
@@ -104,14 +104,14 @@ def make_sides(
     asked: Labels,
     configurations: Mapping[str, Parameters],  # by name
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]],  # name → question id → row
-    **options: Any,  # of `running`, and `endpoint`
+    *,
+    runner: Runner,
+    endpoint: Endpoint,
 ) -> list[Side]:
     "Search for every question with every configuration."
-    endpoint = options.pop("endpoint", None) or Endpoint()
     deep = {name: deepened(parameters) for name, parameters in configurations.items()}
     study = make_study(asked, deep, depth="hits", endpoint=endpoint)
-    with running(deep.values(), **options) as runner:
-        gathered = gather(study, list(deep), runner)
+    gathered = gather(study, list(deep), runner)
     ids, sides = [q.id for q in asked.questions], []
     for name, parameters in configurations.items():
         chunks = gathered.chunks[study.keys[name].chunk]
@@ -123,11 +123,11 @@ def make_sides(
     return sides
 
 
-def pair_up(asked: Labels, runs: tuple[Run, Run], **options: Any) -> Pair:
+def pair_up(asked: Labels, runs: tuple[Run, Run], *, runner: Runner, endpoint: Endpoint) -> Pair:
     "Return the pair of two runs of the same questions. Each run has a name of its own."
     found = {run.id: validate(run.parameters, origin=run.id) for run in runs}
     rows = {run.id: {row["question"]: row for row in run.questions} for run in runs}
-    first, second = make_sides(asked, found, rows, **options)
+    first, second = make_sides(asked, found, rows, runner=runner, endpoint=endpoint)
     return Pair(asked, (first, second), changed_questions(*runs))
 
 # %% ../nbs/18_pair.ipynb #c013
@@ -150,13 +150,13 @@ def compare_configurations(
     if len(named) < 2:
         raise InputInvalid(f"both configurations are {min(named)}: change one of them")
     options: dict[str, Any] = {"executor": executor, "cache": cache, "progress": progress}
-    study = make_study(asked, named, depth=depth, endpoint=endpoint or Endpoint())
+    address = endpoint or Endpoint()
     with running(named.values(), **options) as runner:
-        measured = measure(study, runner)
-    one, other = (
-        replace(build_run(asked, m, split=split, depth=depth), name=m.name) for m in measured
-    )
-    return pair_up(asked, (one, other), endpoint=endpoint, **options)
+        measured = measure(make_study(asked, named, depth=depth, endpoint=address), runner)
+        one, other = (
+            replace(build_run(asked, m, split=split, depth=depth), name=m.name) for m in measured
+        )
+        return pair_up(asked, (one, other), runner=runner, endpoint=address)
 
 # %% ../nbs/18_pair.ipynb #c021
 def count_fates(pair: Pair) -> pd.DataFrame:
@@ -199,4 +199,6 @@ def compare_stored(
     asked = asked_of(labels, cast(Split, first.data["split"]))
     check_labels(first, asked)
     options: dict[str, Any] = {"executor": executor, "cache": cache, "progress": progress}
-    return pair_up(asked, (first, second), endpoint=endpoint, **options)
+    tuned = [validate(run.parameters, origin=run.id) for run in (first, second)]
+    with running(tuned, **options) as runner:
+        return pair_up(asked, (first, second), runner=runner, endpoint=endpoint or Endpoint())

@@ -51,7 +51,7 @@ def row(*controls: Any) -> Any:
 def wide(width: str) -> dict[str, Any]:
     "Return the look of a control that is so wide, and narrower where it must."
     layout = widgets.Layout(width=width, max_width="98%")
-    return {"layout": layout, "style": {"description_width": "max-content"}}
+    return {"layout": layout, "style": {"description_width": "66px"}}
 
 
 def pane(height: str | None = None) -> Any:
