@@ -219,14 +219,17 @@ def test_controls_draw_what_they_say(labels: Labels) -> None:
             assert ("torn-" in view.text.value.partition("</style>")[2]) == (n_cut > 0)
 
 
-def test_the_committed_notebook_shows_its_views_without_a_kernel() -> None:
-    cells = json.loads((ROOT / "evals/06_look.ipynb").read_text())["cells"]
-    outputs = [o.get("data", {}) for c in cells for o in c.get("outputs", [])]
-    views = [data for data in outputs if "look" in "".join(data.get("text/html", ""))]
-    assert len(views) == 2
-    for data in outputs:
-        live = "application/vnd.jupyter.widget-view+json"
-        assert live not in data, f"remove {live} from the outputs: its id is of one kernel"
+LIVE = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.mark.parametrize("name", ["nbs/19_widgets.ipynb", "evals/06_look.ipynb"])
+def test_committed_views_are_pages_and_nothing_of_a_kernel(name: str) -> None:
+    notebook = json.loads((ROOT / name).read_text())
+    outputs = [o.get("data", {}) for c in notebook["cells"] for o in c.get("outputs", [])]
+    pages = [data for data in outputs if ".look {" in "".join(data.get("text/html", ""))]
+    assert len(pages) == (2 if name.startswith("evals") else 0)
+    assert not any(LIVE in data for data in outputs), f"{name}: remove {LIVE} from the outputs"
+    assert "widgets" not in notebook["metadata"], f"{name}: remove `widgets` from its metadata"
 
 
 # Hostile text
