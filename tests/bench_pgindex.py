@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -148,11 +149,13 @@ async def load_document(
     return document.id
 
 
-async def load(database: Database, at: Place, source: Source, n: int) -> float:
-    "Load n chunks; return the seconds that the database and the index took."
+async def load(
+    database: Database, at: Place, source: Source, n: int, *, size: int = DOCUMENT
+) -> float:
+    "Load n chunks in documents of a size; return the seconds that storing them took."
     total = 0.0
-    for _ in range(n // DOCUMENT):
-        texts, vectors = [source.text() for _ in range(DOCUMENT)], source.vectors(DOCUMENT)
+    for _ in range(n // size):
+        texts, vectors = [source.text() for _ in range(size)], source.vectors(size)
         started = time.perf_counter()
         await load_document(database, at, texts, vectors)
         total += time.perf_counter() - started
@@ -211,16 +214,35 @@ async def quality(running: Running) -> None:
     await database.close()
 
 
+@contextmanager
+def graph_last(owner_url: str) -> Iterator[None]:
+    "Load inside the block without the graph, which is built after it."
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        [[definition]] = owner.execute(
+            "SELECT indexdef FROM pg_indexes WHERE indexname = 'chunks_hnsw_384'"
+        ).fetchall()
+        owner.execute("DROP INDEX chunks_hnsw_384")
+        yield
+        owner.execute("SET maintenance_work_mem = '512MB'")
+        started = time.perf_counter()
+        owner.execute(definition)
+        owner.execute("ANALYZE chunks")
+        print(f"graph built in {time.perf_counter() - started:.0f} s")
+
+
 async def speed(running: Running, *sizes: int) -> None:
     database, source = create_database(running.app_url), Source(1)
     for n in sizes:
-        at = await create_place(database)
-        took = await load(database, at, source, n)
+        at, first = await create_place(database), min(n, 1000)
+        rates = [first / await load(database, at, source, first)]
+        if n > first:
+            with graph_last(running.owner_url):
+                rest = (n - first) // 500 * 500
+                rates.append(rest / await load(database, at, source, rest, size=500))
         async with database.tenant(at.tenant_id) as session:
-            segments = [
-                r.n_chunks for r in await session.execute(store.sa.select(store.db.segments))
-            ]
-        print(f"{n} chunks: loaded at {n / took:.0f} chunks/s; {len(segments)} segments")
+            sizes_of = list(await session.scalars(store.sa.select(store.db.segments.c.n_chunks)))
+        shown = ", then without the graph ".join(f"{rate:.0f} chunks/s" for rate in rates)
+        print(f"{n} chunks in {len(sizes_of)} segments, loaded at {shown}")
         queries = source.queries(300)
         words = await timed(lambda query: search_words(database, at, query), queries)  # noqa: B023
         index = at.index(database)
@@ -230,8 +252,6 @@ async def speed(running: Running, *sizes: int) -> None:
         )
         print(f"  lexical search  {spread(words)}\n  whole search    {spread(whole)}")
     await database.close()
-    with psycopg.connect(running.superuser_url.replace("/postgres?", "?")) as server:
-        server.execute("SELECT 1")
     with psycopg.connect(running.owner_url) as owner:
         for table in ("chunks", "postings", "chunks_hnsw_384"):
             [size] = owner.execute(
@@ -308,18 +328,9 @@ def _mean8(ranking: dict[str, float]) -> float:
 async def crossover(running: Running, *sizes: int) -> None:
     database, source = create_database(running.app_url, statement_timeout_seconds=600), Source(4)
     await source.embed()
-    with psycopg.connect(running.owner_url, autocommit=True) as owner:
-        [[definition]] = owner.execute(
-            "SELECT indexdef FROM pg_indexes WHERE indexname = 'chunks_hnsw_384'"
-        ).fetchall()
-        owner.execute("DROP INDEX chunks_hnsw_384")
+    with graph_last(running.owner_url):
         places = {n: await copy_vectors(database, source, n) for n in sizes}
-        owner.execute("SET maintenance_work_mem = '512MB'")
-        started = time.perf_counter()
-        owner.execute(definition)
-        owner.execute("ANALYZE chunks")
-        total = sum(sizes)
-        print(f"graph of {total} vectors built in {time.perf_counter() - started:.0f} s")
+    total = sum(sizes)
     queries = source.queries(100)
     widen = pgindex.WIDEN
     for n, at in places.items():
