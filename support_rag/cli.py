@@ -21,7 +21,7 @@ from rich.table import Table
 
 from .measuring import app as measuring
 from .running import app as running
-from .types import NotFound, SupportRagError
+from .types import NotFound, SupportRagError, Unavailable
 
 if TYPE_CHECKING:
     from support_rag.converse import Service
@@ -306,6 +306,8 @@ async def reindex_tenant(held: Held, tenant_id: str, bar: Progress) -> None:
         return
     task = bar.add_task(f"Reindexing {tenant_id}", total=None)
     while not (status := await index_status(held.database, tenant_id, ours)).matches:
+        if status.building is None:
+            raise Unavailable(f"the reindex of {tenant_id} was given up: see the worker's log")
         bar.update(task, total=status.n_documents, completed=status.n_documents - status.n_missing)
         await asyncio.sleep(0.3)
     bar.update(task, total=status.n_documents, completed=status.n_documents)

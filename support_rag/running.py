@@ -63,12 +63,16 @@ def serve(
 
 
 @app.command(rich_help_panel="Run")
-def worker() -> None:
+def worker(
+    metrics_port: Annotated[
+        int | None, typer.Option(help="serve this worker's own metrics on a port")
+    ] = None,
+) -> None:
     "Run one worker process."
     from support_rag.settings import load_settings
     from support_rag.work import run_worker
 
-    run_worker(load_settings())
+    run_worker(load_settings(), metrics_port=metrics_port)
 
 # %% ../nbs/38_running.ipynb #c009
 @app.command(rich_help_panel="Run")
