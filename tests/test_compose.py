@@ -120,7 +120,8 @@ class Stack:
         self.superuser_url, self.port = superuser_url, free_port()
 
     def environ(self, name: str) -> dict[str, str]:
-        given = {k: str(v) for k, v in self.services[name]["environment"].items()}
+        found = self.services[name]["environment"].items()
+        given = {k: "" if v is None else str(v) for k, v in found}
         for key, value in given.items():
             value = value.replace("@db:5432", f"@127.0.0.1:{self.database.port}")
             given[key] = value.replace("@redis:6379", f"@127.0.0.1:{self.redis.port}")
@@ -192,7 +193,7 @@ def test_the_commands_serve(stack: Stack) -> None:
     conversation = stack.get("/api/v1/conversations", {}, token)
     asked = {"content": "How long does the kiosk keep punches while it is offline?"}
     reply = stack.get(f"/api/v1/conversations/{conversation['id']}/messages", asked, token)
-    assert "72 hours" in reply["content"]
+    assert "72 hours" in reply["content"], reply["reason"]
     assert reply["sources"][0]["document_id"] == document["id"]
 
 
