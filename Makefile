@@ -7,7 +7,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo 'One test:       .venv/bin/python -m pytest tests/test_store.py -k identity'
-	@echo 'One notebook:   .venv/bin/python -m pytest -q --nbval -n 2 --dist loadfile nbs/03_chunk.ipynb'
+	@echo 'One notebook:   .venv/bin/python -m pytest --nbval -n 2 --dist loadfile nbs/03_chunk.ipynb'
 	@echo 'Another Python: make up PYTHON=/path/to/python3   (3.11, 3.12 or 3.13)'
 	@echo 'Another port:   SUPPORT_RAG_PORT=8001 make up     (0 takes a free one)'
 	@echo 'Elsewhere:      SUPPORT_RAG_HOME=/path make up    (data, secrets and logs)'
@@ -25,7 +25,7 @@ doctor: environment ## say what is wrong with this installation
 	@$(BIN)/support-rag doctor
 
 test: environment browser lint notebooks gate ## run every check: lint, types, notebooks, retrieval, tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: environment ## style and types only
 	@$(BIN)/ruff check .
@@ -33,8 +33,8 @@ lint: environment ## style and types only
 	@$(BIN)/mypy
 
 notebooks: environment ## run every notebook and compare its outputs
-	@$(BIN)/python -m pytest -q --nbval -n 2 --dist loadfile nbs
-	@SUPPORT_RAG_EVAL=reduced $(BIN)/python -m pytest -q --nbval-lax -n 2 --dist loadfile evals
+	@$(BIN)/python -m pytest --nbval -n 2 --dist loadfile nbs
+	@SUPPORT_RAG_EVAL=reduced $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile evals
 
 gate: environment ## fail when retrieval is significantly worse than the committed reference
 	@$(BIN)/support-rag eval gate
