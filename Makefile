@@ -7,7 +7,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo 'One test:       .venv/bin/python -m pytest tests/test_store.py -k identity'
-	@echo 'One notebook:   .venv/bin/python -m pytest --nbval -n 2 --dist loadfile nbs/03_chunk.ipynb'
+	@echo 'One notebook:   .venv/bin/python -m pytest --nbval nbs/03_chunk.ipynb'
 	@echo 'Another Python: make up PYTHON=/path/to/python3   (3.11, 3.12 or 3.13)'
 	@echo 'Another port:   SUPPORT_RAG_PORT=8001 make up     (0 takes a free one)'
 	@echo 'Elsewhere:      SUPPORT_RAG_HOME=/path make up    (data, secrets and logs)'
