@@ -5,6 +5,8 @@
 # %% ../nbs/13_choose.ipynb #c003
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -13,11 +15,11 @@ from .release import Parameters
 from .stages import METRICS
 from .statistics import FLIPS, bootstrap_interval, flip_signs, holm
 from .sweep import Sweep
-from .types import InputInvalid
+from .types import InputInvalid, Record
 
 # %% auto #0
 __all__ = ['SIGNIFICANT', 'confidence_figures', 'summarise', 'intervals', 'values_by_configuration', 'efficient', 'equal_context',
-           'compare', 'changes_of', 'recommend']
+           'Prices', 'in_dollars', 'compare', 'changes_of', 'recommend']
 
 # %% ../nbs/13_choose.ipynb #c006
 def confidence_figures(frame: pd.DataFrame) -> dict[str, float]:
@@ -83,6 +85,37 @@ def equal_context(sweep: Sweep) -> list[Parameters]:
     return list(dict.fromkeys(found))
 
 # %% ../nbs/13_choose.ipynb #c016
+@dataclass(frozen=True, slots=True)
+class Prices(Record):
+    "Dollars for a million tokens, each at least 0."
+
+    read: float = 0.0  # by the generator
+    write: float = 0.0  # by the generator
+    embed: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) >= 0:
+                raise InputInvalid(
+                    f"the price {name} is {getattr(self, name)}; 0 or more is possible"
+                )
+
+
+def in_dollars(table: pd.DataFrame, prices: Prices) -> pd.DataFrame:
+    """Return what each configuration of `summarise` costs, in dollars, at least 0.
+
+    `questions` is for 1,000 questions: prompt and reply, or only the hits in it when the sweep did
+    not go as far as answers. `reindex` is for embedding the corpus once.
+    """
+    read = table["prompt_tokens"] if "prompt_tokens" in table else table["tokens"]
+    written = table.get("reply_tokens", 0.0)
+    costs = {
+        "questions": 1000 * (read * prices.read + written * prices.write) / 1e6,
+        "reindex": table["embedded_tokens"] * prices.embed / 1e6,
+    }
+    return pd.DataFrame(costs, index=table.index)
+
+# %% ../nbs/13_choose.ipynb #c021
 def compare(sweep: Sweep, metric: str) -> pd.DataFrame:
     """Return a row for each rival of the present settings, the best mean first.
 
@@ -106,7 +139,7 @@ def compare(sweep: Sweep, metric: str) -> pd.DataFrame:
     table = pd.DataFrame(columns, index=rivals)
     return table.sort_values("mean", ascending=False, kind="stable")
 
-# %% ../nbs/13_choose.ipynb #c020
+# %% ../nbs/13_choose.ipynb #c025
 SIGNIFICANT = 0.05
 
 

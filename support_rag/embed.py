@@ -17,11 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # ships no types
-import openai
 import Stemmer  # type: ignore[import-not-found]  # ships no types
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -29,6 +28,9 @@ from tokenizers import Tokenizer
 from .chunk import count_tokens, windows
 from .release import EmbedParameters
 from .types import EmbeddingFailed, ModelFileInvalid, SettingsInvalid, Span
+
+if TYPE_CHECKING:  # at run time where it is used: it takes half of a process's start
+    import openai
 
 # %% auto #0
 __all__ = ['UNSPACED', 'MARKS', 'LETTER', 'TERM', 'PART', 'MIXED', 'STOP_WORDS', 'TERM_CHARACTERS', 'MINILM_FILES',
@@ -272,6 +274,8 @@ RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 def wait_seconds(error: Exception) -> float | None:
     "Return how long to wait before the second call; None: a second call would fail alike."
+    import openai
+
     if isinstance(error, openai.APIStatusError):
         if error.status_code not in RETRIED_STATUS:
             return None
@@ -339,6 +343,8 @@ async def request_vectors(
     options: Mapping[str, Any],  # model, and what else the request carries
 ) -> NDArray[np.float32]:
     "Return the vectors of one request. Raises `EmbeddingFailed` after `MAX_CALLS`."
+    import openai
+
     calls_left = MAX_CALLS
     while True:
         calls_left -= 1
@@ -429,5 +435,7 @@ def load_embedder(
             f"[embed] model is {parameters.model}, whose dimension is not known: "
             f"write {model}@ and a number from 1 to 4000"
         )
+    import openai
+
     client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key or "none")
     return OpenAIEmbedder(model, dim, client)

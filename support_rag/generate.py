@@ -14,13 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import openai
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .quote import quote
 from .release import GenerateParameters, digest, resource
 from .types import GenerationFailed, Prompt, SettingsInvalid
+
+if TYPE_CHECKING:  # at run time where it is used: it takes half of a process's start
+    import openai
 
 # %% auto #0
 __all__ = ['TOTAL_SECONDS', 'MAX_CALLS', 'OPENAI_URL', 'CallBudget', 'Generator', 'ExtractiveGenerator', 'prompt_key',
@@ -144,6 +145,8 @@ def retry_after_of(headers: Mapping[str, str]) -> float | None:
 
 def fault_of(error: Exception) -> ModelFault:
     "Return the fault that an exception of the client means."
+    import openai
+
     if isinstance(error, ModelFault):
         return error
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
@@ -329,6 +332,8 @@ async def one_call(
     budget: CallBudget,
 ) -> AsyncGenerator[str, None]:
     "Yield the reply of one guarded call. Every way it can fail is a `ModelFault`."
+    import openai
+
     if budget.calls < 1 or budget.seconds <= 0:
         raise ModelFault("timeout", retry=False, counts=False)
     messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
@@ -366,6 +371,8 @@ def load_generator(
             "[generate] generator is 'openai' and neither a base URL nor an API key is set: "
             "set one, or choose 'auto' or 'extractive'"
         )
+    import openai
+
     client = openai.AsyncOpenAI(
         base_url=base_url or OPENAI_URL,
         api_key=api_key or "none",  # local servers ignore it, the client insists on one

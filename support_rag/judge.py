@@ -14,8 +14,6 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-import openai
-
 from .embed import Embedder
 from .generate import OPENAI_URL
 from .labels import Labels, Question
@@ -124,6 +122,8 @@ def ragas_embeddings(ragas: SimpleNamespace, embedder: Embedder) -> Any:
 
 def judge_metrics(endpoint: Endpoint, *, model: str, embedder: Embedder) -> dict[str, Any]:
     "Return ragas' metrics that ask a model."
+    import openai
+
     ragas = load_ragas()
     client = openai.AsyncOpenAI(
         base_url=endpoint.base_url or OPENAI_URL,

@@ -56,7 +56,7 @@ def metric_pairs(reference: Run, candidate: Run) -> dict[str, pd.DataFrame]:
 
 # %% ../nbs/14_regress.ipynb #c011
 LEVEL = 0.05  # chance of a false alarm that is accepted, all metrics together
-LOWER_IS_BETTER = frozenset({"tokens", "prompt_tokens"})
+LOWER_IS_BETTER = frozenset({"tokens", "prompt_tokens", "reply_tokens"})
 
 
 def difference_rows(pairs: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -222,6 +222,7 @@ METRICS: Mapping[str, str] = {
     "citation_precision": "share of the citations that hold some evidence",
     "citation_recall": "share of the gold characters that some citation holds",
     "prompt_tokens": "tokens of the whole prompt",
+    "reply_tokens": "tokens of the reply",
 }
 
 # %% ../nbs/12_stages.ipynb #c024
@@ -249,6 +250,7 @@ def answer_row(answer: Answer, question: Question, labels: Labels) -> dict[str, 
     "Return the metrics of an answer, those that its question can have."
     prompt = answer.trace.get("prompt", {})
     row: dict[str, Any] = {"prompt_tokens": prompt.get("tokens", 0)}
+    row["reply_tokens"] = count_tokens(answer.text)
     row |= {"outcome": str(answer.decision.outcome), "reason": answer.decision.reason}
     was_sent = answer.decision.reason in ("confident", "uncertain")
     if (gold := labels.spans.get(question.id)) and was_sent:

@@ -356,7 +356,7 @@ def test_a_model_is_asked_once_and_its_bad_day_is_no_result(
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -385,6 +385,7 @@ def progress():
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even in a background job
     labels = load_labels(Path(folder))
     base = Parameters().with_(embed={"model": "hashing-256"})
     space = {"retrieve.k": list(range(1, 31))}
