@@ -25,7 +25,7 @@ doctor: environment ## say what is wrong with this installation
 	@$(BIN)/support-rag doctor
 
 test: environment browser lint notebooks gate ## run every check: lint, types, notebooks, retrieval, tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests
 
 lint: environment ## style and types only
 	@$(BIN)/ruff check .
@@ -33,8 +33,8 @@ lint: environment ## style and types only
 	@$(BIN)/mypy
 
 notebooks: environment ## run every notebook and compare its outputs
-	@$(BIN)/python -m pytest --nbval -n 2 --dist loadfile nbs
-	@SUPPORT_RAG_EVAL=reduced $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile evals
+	@$(BIN)/python -m pytest --nbval -n 3 --dist loadfile nbs
+	@SUPPORT_RAG_EVAL=reduced $(BIN)/python -m pytest --nbval-lax -n 3 --dist loadfile evals
 
 gate: environment ## fail when retrieval is significantly worse than the committed reference
 	@$(BIN)/support-rag eval gate

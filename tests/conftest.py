@@ -11,6 +11,14 @@ from support_rag.jobs import Queue
 from support_rag.local import Running, local_servers
 from support_rag.roles import database_url, plain
 
+LONGEST = ("test_up", "test_worker", "test_lab", "test_runs", "test_hostile", "test_served", "test_cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Begin with the files that take longest, so that no worker ends on one of them alone."
+    rank = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Running]:
