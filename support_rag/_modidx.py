@@ -338,7 +338,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'support_rag.embed.MiniLMEmbedder.embed': ('embed.html#minilmembedder.embed', 'support_rag/embed.py'),
                                    'support_rag.embed.MiniLMModel': ('embed.html#minilmmodel', 'support_rag/embed.py'),
                                    'support_rag.embed.MiniLMModel.__init__': ('embed.html#minilmmodel.__init__', 'support_rag/embed.py'),
-                                   'support_rag.embed.MiniLMModel.sums': ('embed.html#minilmmodel.sums', 'support_rag/embed.py'),
+                                   'support_rag.embed.MiniLMModel.total': ('embed.html#minilmmodel.total', 'support_rag/embed.py'),
                                    'support_rag.embed.MiniLMModel.windows': ('embed.html#minilmmodel.windows', 'support_rag/embed.py'),
                                    'support_rag.embed.OpenAIEmbedder': ('embed.html#openaiembedder', 'support_rag/embed.py'),
                                    'support_rag.embed.OpenAIEmbedder.__init__': ( 'embed.html#openaiembedder.__init__',

@@ -163,6 +163,7 @@ async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: P
     task, outcome, waiting = bar.add_task("Indexing", total=len(ids)), Outcome(), list(ids)
     changed, said, seen = time.monotonic(), False, None
     while waiting:
+        asked = time.monotonic()
         async with held.database.tenant(tenant_id) as session:
             known = await store.get_documents(session, tenant_id=tenant_id, ids=waiting)
         for document in known:
@@ -180,7 +181,7 @@ async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: P
         elif not said and time.monotonic() - changed > IDLE_SECONDS:
             said = True
             bar.console.print("no worker takes the work up: start one with `support-rag worker`")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(max(0.2, 9 * (time.monotonic() - asked)))  # a tenth of the time asks
     return outcome
 
 # %% ../nbs/39_cli.ipynb #c015

@@ -201,15 +201,13 @@ def equal_windows(
 
 # %% ../nbs/04_embed.ipynb #c029
 class MiniLMModel:
-    "The ONNX session with its tokenizer. `threads` is how many one inference uses."
+    "The ONNX session with its tokenizer. Threads may share it."
 
     dim, max_tokens = 384, 256
-    batch_size = 8  # windows; larger batches were not faster on a CPU
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
             model_file(*MINILM_FILES["model"]), options, providers=["CPUExecutionProvider"]
         )
@@ -222,15 +220,13 @@ class MiniLMModel:
         first, *pieces, last = self.tokenizer.encode(text).ids
         return [[first, *w, last] for w in equal_windows(pieces, self.max_tokens - 2)]
 
-    def sums(self, batch: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        "Return for each window the sum of its tokens' vectors: `(n_windows, dim)`."
-        shape = (len(batch), max(map(len, batch)))
-        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        for row, window in enumerate(batch):
-            ids[row, : len(window)], mask[row, : len(window)] = window, 1
-        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    def total(self, window: Sequence[int]) -> NDArray[np.float64]:
+        "Return the sum of the vectors of a window's tokens: `(dim,)`."
+        ids = np.array([window], np.int64)
+        read, types = np.ones_like(ids), np.zeros_like(ids)
+        inputs = {"input_ids": ids, "attention_mask": read, "token_type_ids": types}
         (hidden,) = self.session.run(None, inputs)
-        return np.asarray(np.einsum("wtd,wt->wd", hidden, mask, dtype=np.float64))
+        return np.asarray(hidden[0].sum(axis=0, dtype=np.float64))
 
 # %% ../nbs/04_embed.ipynb #c031
 class MiniLMEmbedder:
@@ -240,27 +236,31 @@ class MiniLMEmbedder:
     dim, max_tokens = MiniLMModel.dim, MiniLMModel.max_tokens
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads or min(4, os.cpu_count() or 1)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minilm")
+        n_threads = threads or min(4, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="minilm")
+        self._loading = threading.Lock()
         self._model: MiniLMModel | None = None
 
     def _loaded(self) -> MiniLMModel:
-        if self._model is None:
-            self._model = MiniLMModel(self._threads)
-        return self._model
+        with self._loading:
+            if self._model is None:
+                self._model = MiniLMModel()
+            return self._model
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         "Return a vector for each text. The first call loads the model."
         loop = asyncio.get_running_loop()
-        model = await loop.run_in_executor(self._worker, self._loaded)
+        model = await loop.run_in_executor(self._pool, self._loaded)
         cut = await asyncio.to_thread(lambda: [model.windows(text) for text in texts])
-        rows = [(row, window) for row, found in enumerate(cut) for window in found]
-        rows.sort(key=lambda pair: len(pair[1]))
+        rows = [row for row, windows in enumerate(cut) for _ in windows]
+        made = [
+            loop.run_in_executor(self._pool, model.total, window)
+            for windows in cut
+            for window in windows
+        ]
         totals = np.zeros((len(texts), self.dim))
-        for start in range(0, len(rows), model.batch_size):
-            batch = rows[start : start + model.batch_size]
-            sums = await loop.run_in_executor(self._worker, model.sums, [w for _, w in batch])
-            np.add.at(totals, [row for row, _ in batch], sums)
+        if made:
+            np.add.at(totals, rows, await asyncio.gather(*made))
         return Embeddings(normalise(totals))
 
 # %% ../nbs/04_embed.ipynb #c040

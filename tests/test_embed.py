@@ -139,9 +139,9 @@ async def test_minilm_gives_a_text_one_vector_in_any_company(minilm: MiniLMEmbed
     backwards = await minilm.embed(TEXTS[::-1])
     assert together.truncated_tokens == 0
     assert np.allclose(np.linalg.norm(together.vectors, axis=1), 1, atol=1e-6)
-    assert np.abs(together.vectors - backwards.vectors[::-1]).max() < 1e-6
+    assert np.array_equal(together.vectors, backwards.vectors[::-1]), "not by a bit"
     for text, vector in zip(TEXTS, together.vectors, strict=True):
-        assert np.abs((await minilm.embed([text])).vectors[0] - vector).max() < 1e-6
+        assert np.array_equal((await minilm.embed([text])).vectors[0], vector)
     assert (await minilm.embed([])).vectors.shape == (0, 384)
 
 
@@ -151,7 +151,7 @@ async def test_minilm_does_not_depend_on_threads_and_serves_many_at_once(
     expected = (await minilm.embed(TEXTS)).vectors
     other = MiniLMEmbedder(threads=2)
     found = await asyncio.gather(*(other.embed(TEXTS) for _ in range(2)))
-    assert all(np.abs(f.vectors - expected).max() < 1e-5 for f in found)
+    assert all(np.array_equal(f.vectors, expected) for f in found)
 
 
 async def test_minilm_reads_the_end_of_a_long_text(minilm: MiniLMEmbedder) -> None:
