@@ -11,7 +11,15 @@ from support_rag.jobs import Queue
 from support_rag.local import Running, local_servers
 from support_rag.roles import database_url, plain
 
-LONGEST = ("test_up", "test_worker", "test_lab", "test_runs", "test_hostile", "test_served", "test_cli")
+LONGEST = (
+    "test_up",
+    "test_worker",
+    "test_lab",
+    "test_runs",
+    "test_hostile",
+    "test_served",
+    "test_cli",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,15 @@ import pytest
 from distributed import Client, LocalCluster
 
 from support_rag.cache import Cache, CacheUnusable, cache_folder
-from support_rag.choose import compare, efficient, equal_context, recommend, summarise
+from support_rag.choose import (
+    Prices,
+    compare,
+    efficient,
+    equal_context,
+    in_dollars,
+    recommend,
+    summarise,
+)
 from support_rag.chunk import chunk
 from support_rag.embed import HashingEmbedder
 from support_rag.generate import ExtractiveGenerator
@@ -651,6 +659,31 @@ def test_efficient_is_what_nothing_beats() -> None:
         strictly = better[(better["recall"] > row.recall) | (better["tokens"] < row.tokens)]
         assert is_kept == strictly.empty
     assert kept.sort_values("tokens")["recall"].is_monotonic_increasing
+
+
+def test_money_counts_what_is_read_written_and_embedded(labels: Labels, threads: Executor) -> None:
+    base = Parameters().with_(embed={"model": "hashing-256"})
+    space: Any = {"retrieve.k": [2]}
+    prices = Prices(read=2.0, write=8.0, embed=0.5)
+    hits = run(space, labels, threads, base=base)[0]
+    answers = run(space, labels, threads, base=base, depth="answers")[0]
+    for measured in answers.measured:
+        rows = [dict(row) for row in measured.rows.values()]
+        read, written = (sum(r[f"{name}_tokens"] for r in rows) for name in ("prompt", "reply"))
+        assert read > 0 < written
+        costs = in_dollars(summarise(answers), prices).loc[measured.name]
+        expected = (2e-6 * read + 8e-6 * written) / len(rows) * 1000
+        assert costs["questions"] == pytest.approx(expected)
+        assert costs["reindex"] == pytest.approx(measured.facts["embedded_tokens"] * 0.5e-6)
+        only_hits = sum(r["tokens"] for r in rows) / len(rows)
+        cheaper = in_dollars(summarise(hits), prices).loc[measured.name, "questions"]
+        assert cheaper == pytest.approx(2e-6 * only_hits * 1000)
+
+
+@pytest.mark.parametrize("price", [-0.01, float("nan")])
+def test_a_price_is_not_negative(price: float) -> None:
+    with pytest.raises(InputInvalid, match="the price write is"):
+        Prices(write=price)
 
 
 def test_equal_context_reads_as_much(labels: Labels, threads: Executor) -> None:
