@@ -6,6 +6,7 @@ socket, which takes as long as a test needs and remembers every text that it was
 """
 
 import asyncio
+import os
 import random
 import signal
 import subprocess
@@ -46,7 +47,7 @@ from tests.openai_stub import OpenAIStub, Reply
 
 LEASE_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0  # within which killed work is taken up again; never waited for in full
-KILLS = 10
+KILLS = int(os.environ.get("SUPPORT_RAG_KILLS", "10"))  # 50 take four minutes
 RUN = (
     "from support_rag.settings import load_settings; from support_rag.work import run_worker; "
     f"run_worker(load_settings(), lease_seconds={LEASE_SECONDS})"
@@ -228,7 +229,7 @@ async def test_a_document_survives_its_killed_workers(
 ) -> None:
     slow(stub, 0.4)
     tenant, moments = await new_tenant(database, stub), random.Random(2)
-    document = await send(database, queue, tenant, article(800))
+    document = await send(database, queue, tenant, article(80 * KILLS))
     workers: dict[int, Worker] = {}
     staged, holder = 0, None
     for kill in range(KILLS):
@@ -256,7 +257,7 @@ async def test_a_document_survives_its_killed_workers(
         staged = now
     slow(stub, 0.0)
     done = await ready(database, document)
-    assert done.n_chunks == len(set(texts_asked(stub))) > 700 and done.version == 1
+    assert done.n_chunks == len(set(texts_asked(stub))) >= 70 * KILLS and done.version == 1
     again = len(texts_asked(stub)) - done.n_chunks
     assert again <= KILLS * BATCH, "only the batches in hand were embedded twice"
     assert sum((await jobs.count_jobs(database)).values()) == 0
