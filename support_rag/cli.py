@@ -181,7 +181,8 @@ async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: P
         elif not said and time.monotonic() - changed > IDLE_SECONDS:
             said = True
             bar.console.print("no worker takes the work up: start one with `support-rag worker`")
-        await asyncio.sleep(max(0.2, 9 * (time.monotonic() - asked)))  # a tenth of the time asks
+        took = time.monotonic() - asked
+        await asyncio.sleep(min(2.0, max(0.2, 9 * took)))  # asking takes a tenth of the time
     return outcome
 
 # %% ../nbs/39_cli.ipynb #c015
