@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
 # %% auto #0
-__all__ = ['BlockKind', 'CHUNK_NAMESPACE', 'Role', 'shorten', 'Record', 'Span', 'Block', 'Document', 'Chunk', 'chunk_id', 'Query',
-           'Scored', 'Rankings', 'Hit', 'Turn', 'Message', 'Prompt', 'Citation', 'Outcome', 'Decision', 'Answer',
-           'SupportRagError', 'SettingsInvalid', 'NotFound', 'Conflict', 'Unauthorized', 'Forbidden', 'InputInvalid',
-           'TooLarge', 'UnsupportedType', 'DocumentUnreadable', 'RateLimited', 'EmbeddingFailed', 'GenerationFailed',
-           'ModelFileInvalid', 'Unavailable']
+__all__ = ['SourceMap', 'BlockKind', 'CHUNK_NAMESPACE', 'Role', 'shorten', 'Record', 'Span', 'to_source', 'Block', 'Document',
+           'open_fence', 'Chunk', 'chunk_id', 'Query', 'Scored', 'Rankings', 'Hit', 'Filter', 'Turn', 'Message',
+           'Prompt', 'Citation', 'Outcome', 'Decision', 'Answer', 'SupportRagError', 'SettingsInvalid', 'NotFound',
+           'Conflict', 'Unauthorized', 'Forbidden', 'InputInvalid', 'TooLarge', 'UnsupportedType', 'DocumentUnreadable',
+           'RateLimited', 'EmbeddingFailed', 'GenerationFailed', 'ModelFileInvalid', 'Unavailable']
 
 # %% ../nbs/00_types.ipynb #c006
 def shorten(value: object, *, limit: int = 60) -> str:
@@ -65,8 +68,30 @@ class Span:
         "Return how many characters this span shares with `other`."
         return max(0, min(self.end, other.end) - max(self.start, other.start))
 
+# %% ../nbs/00_types.ipynb #a149070b
+SourceMap = tuple[tuple[int, int], ...]  # (character of the text, character of the file), in order
+
+
+def to_source(source_map: SourceMap, span: Span) -> Span | None:
+    "Return where a span of the text stands in the decoded file; None if nothing is known."
+    if not source_map:
+        return None
+    first = bisect_left(source_map, span.start, key=lambda pair: pair[0])
+    last = bisect_right(source_map, span.end, key=lambda pair: pair[0]) - 1
+
+    def place(n: int, offset: int, *, whole: int) -> int:
+        near, far = source_map[max(n, 0)], source_map[min(n + 1, len(source_map) - 1)]
+        is_copy = near[0] <= offset and far[0] - near[0] == far[1] - near[1]
+        return near[1] + min(offset, far[0]) - near[0] if is_copy else (near, far)[whole][1]
+
+    is_pair = first < len(source_map) and source_map[first][0] == span.start
+    start = source_map[first][1] if is_pair else place(first - 1, span.start, whole=0)
+    is_pair = last >= 0 and source_map[last][0] == span.end
+    end = source_map[last][1] if is_pair else place(last, span.end, whole=1)
+    return Span(start, max(start, end))
+
 # %% ../nbs/00_types.ipynb #c014
-BlockKind = Literal["heading", "paragraph", "code", "list_item", "table_row"]
+BlockKind = Literal["heading", "question", "paragraph", "code", "list_item", "table_row"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -89,6 +114,21 @@ class Document(Record):
     source: str  # identity within a tenant: a path, a URL, or the content's hash
     content_type: str = "text/markdown"
     blocks: tuple[Block, ...] = field(default=(), repr=False)  # in order, not overlapping
+    source_map: SourceMap = field(default=(), repr=False)  # empty: nothing is known
+
+# %% ../nbs/00_types.ipynb #c017a
+_FENCE = re.compile(r"^[ \t>]*+(`{3,}+|~{3,}+)([^\n]*)", re.MULTILINE)
+
+
+def open_fence(text: str) -> str:
+    "Return the fence of the code block that is open at the end of a text, else nothing."
+    fence = ""
+    for found in _FENCE.finditer(text):
+        if not fence:
+            fence = found[1]
+        elif found[1].startswith(fence) and not found[2].strip():
+            fence = ""
+    return fence
 
 # %% ../nbs/00_types.ipynb #c018
 CHUNK_NAMESPACE = uuid.UUID("6f1c2a51-9e0f-5d59-8a2e-5b0a7f0c9d11")  # fixed: ids hang on it
@@ -107,12 +147,21 @@ class Chunk(Record):
     ordinal: int = 0  # position in the document, from 0
     title: str = ""  # of the document
     source: str = ""  # of the document
+    lead: str = ""  # what `text` stands under and was cut off from, with its line's end
+    source_span: Span | None = field(default=None, repr=False)  # in the decoded file, if known
 
     @property
     def embedded_text(self) -> str:
-        "What the embedder and the lexical index read: the heading path, then the text."
+        "What the embedder and the lexical index read: the heading path, the lead, the text."
         path = " > ".join(self.heading_path)
-        return f"{path}\n{self.text}" if path else self.text
+        return f"{path}\n{self.lead}{self.text}" if path else f"{self.lead}{self.text}"
+
+    @property
+    def shown_text(self) -> str:
+        "What a reader sees: the lead, the text, and the fence of code that the cut left open."
+        shown = f"{self.lead}{self.text}"
+        fence = open_fence(shown)
+        return f"{shown}\n{fence}" if fence else shown
 
 
 def chunk_id(document_id: str, span: Span, text: str) -> str:
@@ -128,6 +177,7 @@ class Query(Record):
     text: str
     embedding: tuple[float, ...]  # dim floats, L2-normalised
     terms: tuple[str, ...] = ()  # analysed for the lexical index, in order, with repeats
+    doubtful: tuple[str, ...] = ()  # terms that may be misspelled
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -145,6 +195,9 @@ class Rankings(Record):
     dense: tuple[Scored, ...]
     lexical: tuple[Scored, ...]
     lexical_limit: float = 0.0  # sum of the query terms' idf: no BM25 score reaches it
+    dense_rest: tuple[Scored, ...] = ()  # cosine of what only the lexical ranking lists
+    lexical_rest: tuple[Scored, ...] = ()  # BM25 above 0 of what only the dense ranking lists
+    unmatched_limit: float = 0.0  # what terms that no chunk holds add to the lexical limit
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -156,9 +209,21 @@ class Hit(Record):
     rank: int  # from 1, best first
     dense_rank: int | None = None  # None: not among the dense candidates
     lexical_rank: int | None = None
-    similarity: float | None = None  # cosine to the query, where the dense ranking saw it
-    bm25: float | None = None  # lexical score, where the lexical ranking saw it
+    similarity: float | None = None  # cosine to the query; None: the index did not say
+    bm25: float | None = None  # lexical score; None: no word of the query
     lexical_share: float | None = None  # `bm25` divided by the query's lexical limit, [0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    "Which documents may be read for a question."
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    def dump(self) -> dict[str, Any]:
+        "Return it as JSON."
+        return {"metadata": dict(self.metadata), "tags": list(self.tags)}
 
 # %% ../nbs/00_types.ipynb #c027
 Role = Literal["user", "assistant"]
@@ -202,7 +267,9 @@ class Citation(Record):
     title: str
     source: str
     span: Span
-    text: str
+    text: str  # of the span, below the chunk's lead
+    lead: str = ""  # the start of `text` that stands outside the span
+    source_span: Span | None = field(default=None, repr=False)  # in the decoded file, if known
 
 # %% ../nbs/00_types.ipynb #c031
 class Outcome(StrEnum):
@@ -232,6 +299,8 @@ class Answer(Record):
     release_id: str
     hits: tuple[Hit, ...] = ()
     trace: dict[str, Any] = field(default_factory=dict, repr=False)  # JSON: each step's facts
+    generator: str = ""  # that the release writes with: `extractive`, `replay` or `openai`
+    model: str = ""  # as the endpoint names what served; empty without one
 
 # %% ../nbs/00_types.ipynb #c034
 class SupportRagError(Exception):

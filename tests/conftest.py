@@ -5,20 +5,22 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from support_rag import store
-from support_rag.db import Database, create_database, migrate
-from support_rag.jobs import Queue
-from support_rag.local import Running, local_servers
-from support_rag.roles import database_url, plain
+from support_rag.local.servers import Running, local_servers
+from support_rag.state import store
+from support_rag.state.database import Database, create_database, database_url, migrate, plain
+from support_rag.state.jobs import Queue
 
 LONGEST = (
+    "test_show",
     "test_up",
+    "test_following",
+    "test_indexes",
     "test_worker",
-    "test_lab",
+    "test_workbench",
     "test_runs",
     "test_hostile",
     "test_served",
-    "test_cli",
+    "test_main",
 )
 
 

@@ -1,34 +1,43 @@
 """Tenants and people that exist at once, and the application they use."""
 
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from support_rag.app import create_app
-from support_rag.auth import Tokens
 from support_rag.embed import HashingEmbedder
 from support_rag.generate import ExtractiveGenerator
-from support_rag.indexes import Embedders
-from support_rag.local import Running
+from support_rag.local.servers import Running
 from support_rag.release import Release, load_release
-from support_rag.roles import database_url, plain
-from support_rag.settings import ServiceSettings
+from support_rag.service.access import Tokens
+from support_rag.service.app import create_app
+from support_rag.state.database import database_url, plain
+from support_rag.state.indexes import Embedders
+from support_rag.state.settings import ServiceSettings
 
 KEY = "a key that only the tests have, long enough for any of the algorithms: 7f3a9c15"
-LOW = {"answer_threshold": 0.2, "abstain_threshold": 0.1}  # cosines of the hashing embedder are low
+METRICS = "what reads the metrics in tests"
+SCRAPER = {"Authorization": f"Bearer {METRICS}"}
+LOW = {
+    "answer_threshold": 0.1,
+    "abstain_threshold": 0.03,
+}  # hashed cosines are low
 
 
 def settings_of(servers: Running, **changes: Any) -> ServiceSettings:
     "Return the settings of a service on these servers."
     urls = {"database_url": servers.app_url, "redis_url": servers.redis_url, "jwt_secret": KEY}
+    urls |= {"metrics_token": METRICS}
     secrets = {name: SecretStr(value) for name, value in (urls | changes).items()}
-    return ServiceSettings(**secrets)
+    home = Path(tempfile.mkdtemp(prefix="support_rag-"))
+    return ServiceSettings(**secrets, home=home)
 
 
 def hashing_release() -> Release:
@@ -37,14 +46,18 @@ def hashing_release() -> Release:
     return load_release(parameters.with_(embed={"model": "hashing-256"}, gate=LOW))
 
 
+def hashing_models() -> dict[str, Any]:
+    "Return models that load at once, as the application takes them."
+    return {
+        "release": hashing_release(),
+        "embedders": Embedders(lambda parameters: HashingEmbedder()),
+        "generator": ExtractiveGenerator(),
+    }
+
+
 def hashing_app(servers: Running, **changes: Any) -> FastAPI:
     "Return the application with models that load at once."
-    return create_app(
-        settings_of(servers, **changes),
-        release=hashing_release(),
-        embedders=Embedders(lambda parameters: HashingEmbedder()),
-        generator=ExtractiveGenerator(),
-    )
+    return create_app(settings_of(servers, **changes), **hashing_models())
 
 
 def as_superuser(servers: Running) -> "psycopg.Connection[Any]":
@@ -69,6 +82,7 @@ class Person:
     user_id: str
     email: str
     token: str
+    session_id: str
 
     @property
     def headers(self) -> dict[str, str]:
@@ -89,5 +103,11 @@ def new_person(servers: Running, *, tenant_id: str | None = None, role: str = "o
             " VALUES (%s, %s, %s, 'none', %s)",
             [tenant_id, user_id, email, role],
         )
-    token = Tokens(KEY).issue(tenant_id=tenant_id, user_id=user_id)
-    return Person(tenant_id, user_id, email, token)
+        session_id = str(uuid.uuid4())
+        connection.execute(
+            "INSERT INTO sessions (tenant_id, id, user_id, expires_at)"
+            " VALUES (%s, %s, %s, now() + interval '1 day')",
+            [tenant_id, session_id, user_id],
+        )
+    token = Tokens(KEY).issue(tenant_id=tenant_id, user_id=user_id, session_id=session_id)
+    return Person(tenant_id, user_id, email, token, session_id)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from support_rag.chunk import count_tokens
+from support_rag.language.segmentation import count_tokens
 from support_rag.types import Chunk, Document, Span, chunk_id
 
 SEPARATORS = ("\n\n", "\n", ".", "?", "!", " ", "")

@@ -13,8 +13,9 @@ import httpx2
 import uvicorn
 from fastapi import FastAPI
 
-from support_rag.app import listen, server_config
-from support_rag.sockets import GuardedProtocol
+from support_rag.service.app import server_config
+from support_rag.service.layers import GuardedProtocol
+from support_rag.service.sockets import listen
 
 Events = list[tuple[str, Any]]  # name and data of server-sent events
 

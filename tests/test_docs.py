@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from support_rag.app import create_app
-from support_rag.cli import app as cli
-from support_rag.settings import ServiceSettings, settings_table
+from support_rag.cli.main import app as cli
+from support_rag.service.app import create_app
+from support_rag.state.settings import ServiceSettings, settings_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,10 +42,11 @@ def test_every_route_is_in_the_readme() -> None:
             assert f"`{method.upper()} {shown}`" in README, (method, path)
 
 
-def test_every_notebook_is_on_the_map_and_every_link_leads_somewhere() -> None:
-    for folder in ("nbs", "evals"):
-        for notebook in sorted((ROOT / folder).glob("*.ipynb")):
-            assert f"({folder}/{notebook.name})" in README, f"the map lacks {notebook.name}"
+def test_every_folder_is_on_the_map_and_every_link_leads_somewhere() -> None:
+    for folder in {path.parent for path in (ROOT / "nbs").rglob("[0-9]*.ipynb")}:
+        assert f"({folder.relative_to(ROOT).as_posix()}/)" in README, f"the map lacks {folder.name}"
+    for notebook in (ROOT / "evals").glob("*.ipynb"):
+        assert f"(evals/{notebook.name})" in README, f"the map lacks {notebook.name}"
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
         assert (ROOT / target.partition("#")[0]).exists(), f"README links to {target}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -14,83 +13,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support_rag.chunk import count_tokens
 from support_rag.embed import (
     DEADLINE_SECONDS,
     ENDPOINT_TOKENS,
+    LOCAL_EMBEDDERS,
     MAX_CALLS,
     MAX_WAIT_SECONDS,
     REQUEST_TEXTS,
     REQUEST_TOKENS,
-    TERM_CHARACTERS,
+    E5Embedder,
     HashingEmbedder,
+    LocalEmbedder,
     MiniLMEmbedder,
     OpenAIEmbedder,
-    analyse,
     batches,
-    equal_windows,
     load_embedder,
     normalise,
     wait_seconds,
 )
+from support_rag.language.models import equal_windows
+from support_rag.language.segmentation import count_tokens
 from support_rag.release import EmbedParameters, load_parameters
 from support_rag.types import EmbeddingFailed, SettingsInvalid
 from tests.openai_stub import OpenAIStub, Reply, vector_of
-
-# ---------------------------------------------------------------- terms
-
-
-@pytest.mark.parametrize(
-    ("text", "terms"),
-    [
-        ("How do I reset it?", ["reset"]),
-        ("Kiosks kiosk KIOSK's", ["kiosk", "kiosk", "kiosk"]),
-        ("TL-3301", ["tl-3301", "tl", "3301"]),
-        ("tl3301", ["tl3301", "tl", "3301"]),
-        ("sign-in", ["sign"]),
-        ("v2.3.1", ["v2.3.1", "v2"]),
-        ("Größe", ["größe"]),
-        ("ﬁle ＡＢ１２", ["file", "ab12", "ab", "12"]),
-        ("打卡机", ["打卡", "卡机"]),
-        ("打", ["打"]),
-        ("the and of", []),
-        ("!?… 🙂", []),
-    ],
-)
-def test_terms(text: str, terms: list[str]) -> None:
-    found = analyse(text)
-    assert [term for term in found if term in terms] == terms
-
-
-@settings(deadline=None)
-@given(st.text(max_size=80))
-def test_terms_ignore_case_width_and_what_stands_around(text: str) -> None:
-    terms = analyse(text)
-    assert analyse(f" ({text}) ") == terms
-    assert all(0 < len(term) <= TERM_CHARACTERS for term in terms)
-    assert analyse(f"{text}\n\n{text}") == terms * 2
-
-
-@settings(deadline=None)
-@given(st.text(st.characters(categories=["Ll", "Nd"], max_codepoint=0x24F), max_size=20))
-def test_terms_are_the_same_in_capitals(text: str) -> None:
-    if text.upper().lower() == text:
-        assert analyse(text.upper()) == analyse(text)
-
-
-@pytest.mark.parametrize(
-    "unit", ["a", "a-", "-", "a.b/", "1", "打", "'", "a'", "é", "\u0301", "a1"]
-)
-def test_hostile_text_is_analysed_in_linear_time(unit: str) -> None:
-    def seconds(n: int) -> float:
-        text = unit * (n // len(unit))
-        started = time.process_time()
-        analyse(text)
-        return time.process_time() - started
-
-    seconds(1_000)
-    assert seconds(80_000) <= 10 * seconds(20_000) + 0.05
-
 
 # ---------------------------------------------------------------- local embedders
 
@@ -119,9 +64,9 @@ def test_hashed_vectors_are_the_same_in_every_process() -> None:
     assert other.stdout.decode().strip() == here.vectors.tobytes().hex()
 
 
-@pytest.fixture(scope="module")
-def minilm() -> MiniLMEmbedder:
-    return MiniLMEmbedder(threads=1)
+@pytest.fixture(scope="module", params=LOCAL_EMBEDDERS.values())
+def local(request: pytest.FixtureRequest) -> LocalEmbedder:
+    return request.param(threads=1)
 
 
 TEXTS = [
@@ -134,31 +79,48 @@ TEXTS = [
 ]
 
 
-async def test_minilm_gives_a_text_one_vector_in_any_company(minilm: MiniLMEmbedder) -> None:
-    together = await minilm.embed(TEXTS)
-    backwards = await minilm.embed(TEXTS[::-1])
+async def test_a_local_model_gives_a_text_one_vector_in_any_company(local: LocalEmbedder) -> None:
+    together = await local.embed(TEXTS)
+    backwards = await local.embed(TEXTS[::-1])
     assert together.truncated_tokens == 0
     assert np.allclose(np.linalg.norm(together.vectors, axis=1), 1, atol=1e-6)
     assert np.array_equal(together.vectors, backwards.vectors[::-1]), "not by a bit"
     for text, vector in zip(TEXTS, together.vectors, strict=True):
-        assert np.array_equal((await minilm.embed([text])).vectors[0], vector)
-    assert (await minilm.embed([])).vectors.shape == (0, 384)
+        assert np.array_equal((await local.embed([text])).vectors[0], vector)
+    assert (await local.embed([])).vectors.shape == (0, 384)
 
 
-async def test_minilm_does_not_depend_on_threads_and_serves_many_at_once(
-    minilm: MiniLMEmbedder,
+async def test_a_local_model_does_not_depend_on_threads_and_serves_many_at_once(
+    local: LocalEmbedder,
 ) -> None:
-    expected = (await minilm.embed(TEXTS)).vectors
-    other = MiniLMEmbedder(threads=2)
+    expected = (await local.embed(TEXTS)).vectors
+    other = type(local)(threads=2)
     found = await asyncio.gather(*(other.embed(TEXTS) for _ in range(2)))
     assert all(np.array_equal(f.vectors, expected) for f in found)
 
 
-async def test_minilm_reads_the_end_of_a_long_text(minilm: MiniLMEmbedder) -> None:
-    long = "The kiosk keeps punches for 72 hours. " * 40
-    first, second = (await minilm.embed([long, f"{long} A refund takes five days."])).vectors
-    [refund] = (await minilm.embed(["A refund takes five days."])).vectors
+async def test_a_local_model_reads_the_end_of_a_long_text(local: LocalEmbedder) -> None:
+    long = "The kiosk keeps punches for 72 hours. " * 80
+    first, second = (await local.embed([long, f"{long} A refund takes five days."])).vectors
+    [refund] = (await local.embed(["A refund takes five days."])).vectors
     assert second @ refund > first @ refund
+
+
+async def test_only_e5_is_told_what_is_asked() -> None:
+    minilm, e5 = MiniLMEmbedder(threads=1), E5Embedder(threads=1)
+    for local, is_told in ((minilm, False), (e5, True)):
+        passage = (await local.embed(["refund"])).vectors
+        query = (await local.embed(["refund"], kind="query")).vectors
+        assert np.array_equal(passage, query) is not is_told
+
+
+async def test_e5_finds_the_same_meaning_in_another_language() -> None:
+    e5 = E5Embedder(threads=1)
+    passages = ["A refund takes five days.", "The kiosk works offline for 72 hours."]
+    found = (await e5.embed(passages)).vectors
+    questions = ["Wann bekomme ich mein Geld zurück?", "キオスクはオフラインで使えますか?"]
+    asked = (await e5.embed(questions, kind="query")).vectors
+    assert (asked @ found.T).argmax(axis=1).tolist() == [0, 1]
 
 
 @settings(deadline=None)

@@ -1,8 +1,12 @@
 """`.ci/environment` on machines that lack something: one line each, and no work done twice."""
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,9 @@ echo "$*" >> {calls}
 case "$*" in
   *version_info\\[:2\\]*) echo 3.12 ;;
   --version) echo "Python 3.12.1" ;;
-  "-m venv --clear .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/uv ;;
+  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/uv
+    echo "executable = $0" >.venv/pyvenv.cfg ;;
+  "- "*) exec {real} "$@" ;;
   "-m pip config get"*) exit 1 ;;
 esac
 """
@@ -38,23 +44,25 @@ class Machine:
             shutil.copy(ROOT / ".ci" / name, self.top / ".ci")
         for name in ("requirements.txt", "pyproject.toml"):
             (self.top / name).write_text(name)
-        self.python = script(self.bin / "python3", GOOD_PYTHON.format(calls=self.calls))
+        self.python = script(
+            self.bin / "python3", GOOD_PYTHON.format(calls=self.calls, real=sys.executable)
+        )
         script(self.bin / "uname", LINUX)
 
-    def make(self, **environ: str) -> subprocess.CompletedProcess[str]:
+    def make(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         "Run the script."
         path = f"{self.bin}:/usr/bin:/bin"
         return subprocess.run(
-            [self.top / ".ci" / "environment"],
+            [self.top / ".ci" / "environment", *words],
             env={"PATH": path, "HOME": str(self.top), **environ},
             capture_output=True,
             text=True,
             timeout=60,
         )
 
-    def refuses(self, **environ: str) -> str:
+    def refuses(self, *words: str, **environ: str) -> str:
         "Run the script and return the one line that it refuses with."
-        done = self.make(**environ)
+        done = self.make(*words, **environ)
         assert done.returncode == 1, done
         line, *more = done.stderr.splitlines()
         assert not more and line.startswith("make: "), done.stderr
@@ -87,7 +95,7 @@ def test_a_changed_lock_is_installed_into_the_same_environment(machine: Machine)
     (machine.top / ".venv" / "kept").touch()
     (machine.top / "requirements.txt").write_text("another lock")
     assert machine.make().stdout.startswith("Making .venv")
-    assert machine.calls.read_text().count("venv --clear") == 1
+    assert machine.calls.read_text().count("-m venv .venv") == 1
     assert machine.make().stdout == ""
 
 
@@ -95,10 +103,111 @@ def test_another_interpreter_or_folder_makes_a_new_one(machine: Machine, tmp_pat
     machine.make()
     machine.replace_in_python("echo 3.12 ", "echo 3.13 ")
     machine.make()
-    assert machine.calls.read_text().count("venv --clear") == 2
+    assert machine.calls.read_text().count("-m venv .venv") == 2
     machine.top = machine.top.rename(tmp_path / "moved")
     machine.make()
-    assert machine.calls.read_text().count("venv --clear") == 3
+    assert machine.calls.read_text().count("-m venv .venv") == 3
+
+
+def test_the_chosen_interpreter_is_kept_until_another_is_named(machine: Machine) -> None:
+    text = machine.python.read_text().replace("echo 3.12 ", "echo 3.13 ")
+    chosen = script(machine.bin / "python3.13", text)
+    machine.make(PYTHON="python3.13")
+    assert machine.make().stdout == "", "the default Python took its place"
+    assert machine.make(PYTHON=str(machine.python)).stdout.startswith("Making .venv")
+    assert machine.make().stdout == ""
+    machine.make(PYTHON="python3.13")
+    chosen.unlink()
+    done = machine.make()
+    assert done.stderr == f"make: {chosen}, the Python of .venv, is gone: taking python3\n"
+    assert done.stdout.startswith("Making .venv")
+
+
+@contextlib.contextmanager
+def running_from(top: Path, command: str) -> Iterator[int]:
+    "A process that runs from the environment of a checkout."
+    sleeping = top / ".venv" / "bin" / "sleeping"
+    sleeping.symlink_to(shutil.which("sleep") or "")
+    with subprocess.Popen([command, "60"], cwd=top) as process:
+        yield process.pid
+        process.kill()
+    sleeping.unlink()
+
+
+@pytest.mark.parametrize("started_as", ["{top}/.venv/bin/sleeping", ".venv/bin/sleeping"])
+def test_an_environment_in_use_is_not_replaced_and_not_changed_in_silence(
+    machine: Machine, started_as: str
+) -> None:
+    machine.make()
+    script(machine.bin / "python3.13", machine.python.read_text().replace("3.12 ", "3.13 "))
+    (machine.top / ".venv" / "kept").touch()
+    with running_from(machine.top, started_as.format(top=machine.top)) as pid:
+        used = f"process {pid} (sleeping 60 ) runs from .venv"
+        assert machine.refuses(PYTHON="python3.13") == (
+            f"{used}, and python3.13 would replace it: stop it first (make down)"
+        )
+        assert (machine.top / ".venv" / "kept").exists()
+        (machine.top / "requirements.txt").write_text("another lock")
+        assert machine.make().stderr == f"make: {used}: start it again afterwards\n"
+        assert machine.make().stderr == ""
+    assert machine.make(PYTHON="python3.13").stdout.startswith("Making .venv")
+    assert not (machine.top / ".venv" / "kept").exists()
+
+
+def test_stopping_needs_no_new_environment(machine: Machine) -> None:
+    machine.make()
+    (machine.top / ".venv" / "bin" / "support-rag").touch(0o755)
+    (machine.top / "requirements.txt").write_text("another lock")
+    assert machine.make("kept").stdout == ""
+    assert machine.make().stdout.startswith("Making .venv")
+
+
+def test_a_link_to_another_checkout_is_left_alone(machine: Machine, tmp_path: Path) -> None:
+    machine.make()
+    other = (machine.top / ".venv").rename(tmp_path / "other")
+    (machine.top / ".venv").symlink_to(other)
+    for words in ((), ("up",), ("kept",)):
+        assert machine.refuses(*words) == (
+            f".venv is a link to {other}, which is left alone: remove the link (rm .venv), then "
+            "run this again"
+        )
+    assert (other / "bin" / "uv").exists()
+    (machine.top / ".venv").unlink()
+    assert machine.make().returncode == 0
+
+
+def test_what_somebody_else_made_is_left_alone(machine: Machine) -> None:
+    venv = machine.top / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    assert machine.refuses() == (
+        ".venv was not made by make and is left alone: move it away or delete it, then run this "
+        "again"
+    )
+    assert (venv / "bin").exists()
+    (venv / "bin").rmdir()
+    assert machine.make().returncode == 0, "an empty folder is nobody's"
+    shutil.rmtree(venv)
+    venv.write_text("a note")
+    assert machine.refuses().startswith(".venv is not a folder and is left alone")
+
+
+def test_a_taken_port_is_found_before_anything_is_installed(machine: Machine) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert machine.refuses("up", SUPPORT_RAG_PORT=port) == (
+            f"port {port} cannot be had (Address already in use): stop what listens there (make "
+            "down, where that is an earlier run), or set SUPPORT_RAG_PORT to another port (0 takes "
+            "a free one)"
+        )
+        assert not (machine.top / ".venv").exists()
+        assert machine.make(SUPPORT_RAG_PORT=port).returncode == 0, "only `up` needs the port"
+    (machine.top / "requirements.txt").write_text("another lock")
+    assert machine.make("up", SUPPORT_RAG_PORT=port).returncode == 0
+    for wrong in ("65536000", "http"):
+        (machine.top / "requirements.txt").write_text(wrong)
+        assert machine.refuses("up", SUPPORT_RAG_PORT=wrong).startswith(f"port {wrong} cannot be")
 
 
 def test_an_interrupted_installation_is_continued(machine: Machine) -> None:
@@ -109,9 +218,9 @@ def test_an_interrupted_installation_is_continued(machine: Machine) -> None:
         "installing the locked packages failed: error: connection reset by peer"
     )
     for path in (machine.python, machine.top / ".venv" / "bin" / "uv"):
-        script(path, GOOD_PYTHON.format(calls=machine.calls))
+        script(path, GOOD_PYTHON.format(calls=machine.calls, real=sys.executable))
     assert machine.make().returncode == 0
-    assert machine.calls.read_text().count("venv --clear") == 1
+    assert machine.calls.read_text().count("-m venv .venv") == 1
 
 
 def test_no_python(machine: Machine) -> None:

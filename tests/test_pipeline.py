@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from support_rag.chunk import chunk
+from support_rag.dialogue.replies import ENGLISH, GERMAN, REASONS
 from support_rag.embed import Embedder, Embeddings, HashingEmbedder
 from support_rag.generate import (
     Breaker,
@@ -22,13 +24,15 @@ from support_rag.generate import (
     Generator,
     OpenAIGenerator,
 )
+from support_rag.language.models import Kind
 from support_rag.parse import parse
-from support_rag.pipeline import Answering, Pipeline, run
-from support_rag.prompt import NOT_IN_SOURCES, SUPPORT_V1
+from support_rag.pipeline import Answering, Pipeline, close, run
+from support_rag.prompt import NOT_IN_SOURCES
 from support_rag.release import Parameters, Release, load_release
 from support_rag.retrieve import Index, InMemoryIndex
 from support_rag.types import (
     Answer,
+    Decision,
     EmbeddingFailed,
     InputInvalid,
     Outcome,
@@ -52,7 +56,7 @@ LIMITS = CallLimits(first_piece=2.0, between_pieces=2.0, wait=0.1, default_wait=
 
 @pytest.fixture(scope="module")
 def release() -> Release:
-    low = {"answer_threshold": 0.2, "abstain_threshold": 0.1}
+    low = {"answer_threshold": 0.1, "abstain_threshold": 0.03}
     return load_release(Parameters().with_(gate=low, embed={"model": "hashing-256"}))
 
 
@@ -112,10 +116,12 @@ async def test_an_answer_carries_its_evidence(release: Release, index: InMemoryI
         assert citation.span.of(ARTICLES[citation.document_id]) == citation.text
         assert citation.chunk_id in {hit.chunk.id for hit in answer.hits}
     trace = json.loads(json.dumps(answer.trace))
-    assert set(trace["seconds"]) == {"condense", "embed", "retrieve", "prompt", "generate"}
+    assert set(trace["seconds"]) == {
+        "condense", "embed", "retrieve", "prompt", "quote", "generate",
+    }  # fmt: skip
     assert [hit["chunk_id"] for hit in trace["hits"]] == [hit.chunk.id for hit in answer.hits]
     adds = sum(part["adds"] for part in trace["contributions"])
-    assert adds == pytest.approx(answer.decision.confidence)
+    assert 1 / (1 + math.exp(-adds)) == pytest.approx(answer.decision.confidence)
     assert (trace["query"], trace["condensed_by"], trace["calls"]) == (QUESTION, "nobody", 0)
 
 
@@ -150,7 +156,7 @@ async def test_weak_evidence_ends_before_anything_is_generated(
     chosen = model if generator == "model" else None
     [answer] = await events_of(pipeline_of(release, index, chosen), "Does a falcon sleep?")
     assert (answer.decision.outcome, answer.decision.reason) == (Outcome.ABSTAIN, "low_confidence")
-    assert answer.text == SUPPORT_V1.abstained and answer.citations == ()
+    assert answer.text == ENGLISH.abstained and answer.citations == ()
     assert stub.n_calls == 0 and "generate" not in answer.trace["seconds"]
 
 
@@ -173,7 +179,7 @@ async def test_a_refusal_is_never_drafted(
     stub.default = Reply(tokens=tokens)
     [answer] = await events_of(pipeline_of(release, index, model))
     assert (answer.decision.outcome, answer.decision.reason) == (Outcome.ABSTAIN, "not_in_sources")
-    assert answer.text == SUPPORT_V1.abstained and answer.citations == ()
+    assert answer.text == ENGLISH.abstained and answer.citations == ()
 
 
 async def test_a_reply_that_only_begins_like_a_refusal_is_drafted(
@@ -194,7 +200,7 @@ async def test_a_reply_without_a_valid_citation_is_not_sent(
     stub.default = Reply(tokens=[reply])
     answer = await pipeline_of(release, index, model).answer(QUESTION)
     assert (answer.decision.outcome, answer.decision.reason) == (Outcome.HAND_OFF, "no_citation")
-    assert answer.text == SUPPORT_V1.unsupported, "what it said is not passed on"
+    assert answer.text == ENGLISH.unsupported, "what it said is not passed on"
     assert 1 <= len(answer.citations) <= 3
 
 
@@ -202,7 +208,7 @@ async def test_an_uncertain_answer_says_so(release: Release, index: InMemoryInde
     wary = load_release(release.parameters.with_(gate={"answer_threshold": 1.0}))
     answer = await pipeline_of(wary, index).answer(QUESTION)
     assert (answer.decision.outcome, answer.decision.reason) == (Outcome.HAND_OFF, "uncertain")
-    assert answer.text.endswith(SUPPORT_V1.disclaimer) and answer.citations
+    assert answer.text.endswith(ENGLISH.disclaimer) and answer.citations
 
 
 async def test_a_model_that_obeys_every_injection_changes_nothing_else(
@@ -289,6 +295,54 @@ async def test_summaries_never_fail(
     assert stub.n_calls == 0
 
 
+# ---------------------------------------------------------------- what asks nothing
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome", "reason", "text"),
+    [
+        ("Hello!", Outcome.ANSWER, "small_talk", ENGLISH.greeting),
+        ("ok thanks", Outcome.ANSWER, "small_talk", ENGLISH.thanks),
+        ("Vielen Dank!", Outcome.ANSWER, "small_talk", GERMAN.thanks),
+        ("I want to talk to a human", Outcome.HAND_OFF, "customer_request", ENGLISH.handed_over),
+        ("Mitarbeiter bitte", Outcome.HAND_OFF, "customer_request", GERMAN.handed_over),
+        ("This is ridiculous!!!", Outcome.HAND_OFF, "complaint", ENGLISH.apology),
+    ],
+)
+async def test_what_asks_nothing_is_answered_at_once(
+    release: Release, index: InMemoryIndex, model: OpenAIGenerator, stub: OpenAIStub,
+    message: str, outcome: Outcome, reason: str, text: str,
+) -> None:  # fmt: skip
+    [answer] = await events_of(pipeline_of(release, index, model), message, history=HISTORY)
+    assert (answer.decision.outcome, answer.decision.reason) == (outcome, reason)
+    assert answer.text == text and not answer.citations and not answer.hits
+    assert stub.n_calls == 0 and answer.trace["query"] == message
+
+
+async def test_small_talk_around_a_question_is_not_searched_for(
+    release: Release, index: InMemoryIndex
+) -> None:
+    plain = await pipeline_of(release, index).answer(QUESTION)
+    polite = await pipeline_of(release, index).answer(f"Hi there! {QUESTION} Thanks!")
+    assert polite.trace["query"] == QUESTION and polite.text == plain.text
+    past = [*HISTORY, Turn("user", "thanks!"), Turn("assistant", ENGLISH.thanks)]
+    later = await pipeline_of(release, index).answer("And while it is offline?", history=past)
+    assert "thanks" not in later.trace["query"] and "kiosk" in later.trace["query"]
+
+
+async def test_a_refusal_speaks_the_language_of_the_question(release: Release) -> None:
+    empty = InMemoryIndex([], np.zeros((0, 256)))
+    answer = await pipeline_of(release, empty).answer("Wie schläft ein Falke?")
+    assert answer.text == GERMAN.abstained
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_leads_to_a_text(release: Release, index: InMemoryIndex, reason: str) -> None:
+    pipeline = pipeline_of(release, index)
+    a = Answering(release, pipeline.embedder, index, pipeline.generator, QUESTION)
+    assert close(a, Decision(Outcome.ABSTAIN, reason, 0.5), reply="It is so.").text
+
+
 # ---------------------------------------------------------------- failures
 
 
@@ -303,7 +357,7 @@ class Failing:
     async def search(self, query: Query, *, candidates: int, k1: float, b: float) -> Rankings:
         return await self.fail()
 
-    async def embed(self, texts: list[str]) -> Embeddings:
+    async def embed(self, texts: list[str], *, kind: Kind = "passage") -> Embeddings:
         return await self.fail()
 
     async def fail(self) -> Any:
@@ -330,7 +384,7 @@ async def test_when_retrieval_fails_no_model_is_asked(
     [answer] = await events_of(pipeline)
     assert answer.decision.outcome is Outcome.HAND_OFF
     assert answer.decision.reason == "retrieval_unavailable" and answer.decision.confidence == 0
-    assert answer.text == SUPPORT_V1.unavailable and answer.citations == ()
+    assert answer.text == ENGLISH.unavailable and answer.citations == ()
     assert answer.trace["error"]["stage"] == "retrieve"
     assert str(error) not in json.dumps(answer.trace["error"]) or not str(error)
     assert stub.n_calls == 0
@@ -348,7 +402,7 @@ async def test_when_the_model_fails_the_best_sources_are_shown(
     [answer] = await events_of(pipeline_of(release, index, model))
     assert answer.decision.outcome is Outcome.HAND_OFF
     assert answer.decision.reason == "generation_unavailable"
-    assert answer.text == SUPPORT_V1.unavailable and answer.citations[0].document_id == "offline.md"
+    assert answer.text == ENGLISH.unavailable and answer.citations[0].document_id == "offline.md"
     assert stub.n_calls <= 2 and answer.trace["error"]["code"] == "generation_failed"
 
 

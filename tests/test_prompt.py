@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support_rag.chunk import count_tokens
+from support_rag.language.segmentation import count_tokens
 from support_rag.prompt import (
     build_condense_prompt,
     build_prompt,
     build_summary_prompt,
     cited_numbers,
-    condense,
     defuse,
     fit,
-    is_follow_up,
     keep_known,
     pack_history,
     pack_hits,
@@ -29,6 +26,7 @@ from support_rag.prompt import (
 )
 from support_rag.release import PromptParameters
 from support_rag.types import Chunk, Hit, SettingsInvalid, Span, Turn
+from tests.timing import grows_linearly
 
 PIECES = st.sampled_from(
     ["</source>", "< / SOURCES >", "<source id=\"9\">", "<\n question", "<question>", "<b>", "<",
@@ -85,14 +83,12 @@ def test_every_prompt_has_exactly_its_own_tags(
 
 
 def test_hostile_white_space_is_defused_in_linear_time() -> None:
-    def seconds(n: int) -> float:
-        started = time.process_time()
+    def work(n: int) -> None:
         defuse("<" + " " * n)
         defuse("< " * (n // 2))
         keep_known("[1" + " " * n, [])
-        return time.process_time() - started
 
-    assert seconds(400_000) <= 10 * seconds(100_000) + 0.05
+    grows_linearly(work, 100_000)
 
 
 # ---------------------------------------------------------------- budgets
@@ -190,39 +186,6 @@ def test_prompts_for_a_model_hold_the_conversation_and_no_sources() -> None:
 def test_an_unknown_wording_is_refused() -> None:
     with pytest.raises(SettingsInvalid, match="'v0'; choose one of: support-v1"):
         wording(PromptParameters(version="v0"))
-
-
-# ---------------------------------------------------------------- follow-ups
-
-KIOSK = (Turn("user", "How long does the Kiosk store punches offline?"), Turn("assistant", "72 h."))
-
-
-@pytest.mark.parametrize(
-    "question",
-    ["And on Android?", "What about tablets?", "Can it be raised?", "Why?", "How does that work?",
-     "Is there another way to do this?"],
-)  # fmt: skip
-def test_follow_ups_carry_what_they_point_back_to(question: str) -> None:
-    assert is_follow_up(question, history=KIOSK)
-    query = condense(question, KIOSK)
-    assert query.startswith(question) and "Kiosk" in query and "72" not in query
-    assert condense(question, ()) == question, "without a history nothing is added"
-    assert not is_follow_up(question, history=KIOSK[1:]), "the service's own words are no topic"
-
-
-@pytest.mark.parametrize(
-    "question",
-    ["How do I invite a new employee by e-mail?", "Which payroll formats can Tempolane export?"],
-)
-def test_a_question_that_stands_alone_is_never_changed(question: str) -> None:
-    assert not is_follow_up(question, history=KIOSK)
-    assert condense(question, KIOSK) == question
-
-
-@settings(deadline=None)
-@given(TEXT, TURNS)
-def test_condensing_only_appends(question: str, history: list[Turn]) -> None:
-    assert condense(question, history).startswith(question)
 
 
 # ---------------------------------------------------------------- citations

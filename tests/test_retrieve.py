@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support_rag.embed import HashingEmbedder, analyse
+from support_rag.embed import Embeddings, HashingEmbedder
+from support_rag.language.analyse import analyse
+from support_rag.language.models import Kind
 from support_rag.release import Parameters, RetrieveParameters
 from support_rag.retrieve import (
+    MAX_QUERY,
     InMemoryIndex,
     best_first,
     bm25_idf,
@@ -25,7 +28,6 @@ from support_rag.retrieve import (
     half_unit,
     reciprocal_rank_fusion,
     retrieve,
-    weighted_fusion,
 )
 from support_rag.types import (
     Chunk,
@@ -107,7 +109,7 @@ def test_rarer_terms_tell_more() -> None:
 @given(TEXTS, st.integers(0, 1000))
 def test_hits_do_not_depend_on_the_order_of_chunks(texts: list[str], seed: int) -> None:
     shuffled = random.Random(seed).sample(texts, len(texts))
-    for fusion in ("rrf", "weighted", "dense", "lexical"):
+    for fusion in ("convex", "rrf", "dense", "lexical"):
         hits = find(texts, "kiosk offline", fusion=fusion)
         again = find(shuffled, "kiosk offline", fusion=fusion)
         assert [hit.chunk.id for hit in hits] == [hit.chunk.id for hit in again]
@@ -158,7 +160,9 @@ def test_a_question_of_stop_words_still_has_a_dense_ranking() -> None:
 
 # ---------------------------------------------------------------- fusion
 
-SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 1, width=32), max_size=8)
+SCORES = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.integers(-64, 64).map(lambda n: n / 64), max_size=8
+)
 
 
 def rankings_of(dense: dict[str, float], lexical: dict[str, float]) -> Rankings:
@@ -176,12 +180,13 @@ def test_fusion_ignores_the_scale_of_scores(
     dense: dict[str, float], lexical: dict[str, float], scale: float, weight: float
 ) -> None:
     plain = rankings_of(dense, lexical)
-    louder = Rankings(
-        tuple(Scored(s.chunk, s.score * scale) for s in plain.dense),
-        tuple(Scored(s.chunk, s.score * scale) for s in plain.lexical),
-        plain.lexical_limit * scale,
-    )
-    for fusion in ("rrf", "weighted", "dense", "lexical"):
+    for fusion in ("convex", "rrf", "dense", "lexical"):
+        dense_scale = 1.0 if fusion == "convex" else scale  # a cosine has a scale of its own
+        louder = Rankings(
+            tuple(Scored(s.chunk, s.score * dense_scale) for s in plain.dense),
+            tuple(Scored(s.chunk, s.score * scale) for s in plain.lexical),
+            plain.lexical_limit * scale,
+        )
         parameters = RetrieveParameters(fusion=fusion, dense_weight=weight)
         before, after = fuse(plain, parameters), fuse(louder, parameters)
         assert [hit.chunk.id for hit in before] == [hit.chunk.id for hit in after]
@@ -230,13 +235,68 @@ def test_one_ranking_alone() -> None:
         "dense": fuse(rankings, RetrieveParameters(fusion="dense")),
         "lexical": fuse(rankings, RetrieveParameters(fusion="lexical")),
         "rrf": fuse(rankings, RetrieveParameters(fusion="rrf", dense_weight=0.0)),
-        "weighted": fuse(rankings, RetrieveParameters(fusion="weighted", dense_weight=1.0)),
+        "convex": fuse(rankings, RetrieveParameters(fusion="convex", dense_weight=1.0)),
     }
     assert {name: [hit.chunk.id for hit in hits] for name, hits in only.items()} == {
-        "dense": ["a", "b"], "lexical": ["c"], "rrf": ["c"], "weighted": ["a", "b"],
+        "dense": ["a", "b"], "lexical": ["c"], "rrf": ["c"], "convex": ["a", "b"],
     }  # fmt: skip
     assert fuse(Rankings((), ()), RetrieveParameters()) == ()
 
 
-def test_equal_scores_share_what_there_is() -> None:
-    assert weighted_fusion([{"a": 2.0, "b": 2.0}], weights=[0.5]) == {"a": 0.5, "b": 0.5}
+def test_what_one_ranking_misses_is_scored_by_the_other() -> None:
+    texts = ["kiosk offline mode", "seat refund rules", "the kiosk keeps punches", "payroll export"]
+    narrow = find(texts, "kiosk offline", candidates=1, k=1)[0]
+    wide = find(texts, "kiosk offline", candidates=4, k=4)
+    assert (narrow.chunk.id, narrow.score) == (wide[0].chunk.id, wide[0].score)
+    assert all(hit.similarity is not None for hit in wide)
+    dense, lexical = texts[:1], texts[2:3]
+    chunks = {t: Chunk(t, "d", Span(0, 1), t) for t in texts}
+    rankings = Rankings(
+        tuple(Scored(chunks[t], 0.9) for t in dense),
+        tuple(Scored(chunks[t], 4.0) for t in lexical),
+        8.0,
+        tuple(Scored(chunks[t], 0.8) for t in lexical),
+        tuple(Scored(chunks[t], 2.0) for t in dense),
+    )
+    first, second = fuse(rankings, RetrieveParameters(dense_weight=0.5))
+    assert (first.score, second.score) == pytest.approx((0.65, 0.575))
+    assert (first.dense_rank, first.similarity) == (None, 0.8), "scored, not ranked"
+    assert (second.lexical_rank, second.bm25, second.lexical_share) == (None, 2.0, 0.25)
+
+
+def test_equal_scores_are_ordered_alike_after_every_load() -> None:
+    def loaded(salt: str) -> list[tuple[str, int]]:
+        copies = [
+            Chunk(f"{salt}{n * 7919 % 10}", f"d{n}", Span(0, 5), "kiosk", source=f"s{n}", ordinal=n)
+            for n in range(10)
+        ]
+        index = InMemoryIndex(copies, np.ones((10, 2)))
+        query = Query("kiosk", (1.0, 0.0), ("kiosk",))
+        rankings = asyncio.run(index.search(query, candidates=5, k1=1.2, b=0.75))
+        return [(h.chunk.source, h.chunk.ordinal) for h in fuse(rankings, RetrieveParameters(k=5))]
+
+    assert loaded("a") == loaded("z") == [(f"s{n}", n) for n in range(5)]
+
+
+def test_of_a_long_question_the_beginning_is_read() -> None:
+    embedder = HashingEmbedder()
+    long = asyncio.run(embed_question("kiosk " * 2000 + "refund", embedder=embedder))
+    assert len(long.text) <= MAX_QUERY and set(long.terms) == {"kiosk"}
+
+
+class Told(HashingEmbedder):
+    """The hashing embedder, which notes what it was told about the texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: list[Kind] = []
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind = "passage") -> Embeddings:
+        self.kinds.append(kind)
+        return await super().embed(texts, kind=kind)
+
+
+def test_a_question_is_embedded_as_a_query() -> None:
+    embedder = Told()
+    asyncio.run(embed_question("How do I get a refund?", embedder=embedder))
+    assert embedder.kinds == ["query"]

@@ -46,7 +46,7 @@ def test_the_wheel_is_what_runs(installed: Path) -> None:
 def test_settings_sample_data_and_migrations_are_inside(installed: Path) -> None:
     code = (
         "import json; from support_rag.release import load_release, resource;"
-        "from support_rag.labels import load_labels; import support_rag, pathlib;"
+        "from support_rag.evaluation.labels import load_labels; import support_rag, pathlib;"
         "labels = load_labels(resource('data/help_centre'));"
         "package = pathlib.Path(support_rag.__file__).parent;"
         "print(json.dumps([load_release().id, len(labels.questions),"

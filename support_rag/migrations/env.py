@@ -1,4 +1,4 @@
-"""Run the migrations on the connection that `support_rag.db.migrate` opened."""
+"""Run the migrations on the connection that `support_rag.state.database.migrate` opened."""
 
 from alembic import context
 

@@ -1,8 +1,4 @@
-"""The first schema: every tenant table under forced row-level security.
-
-Revision ID: 0001
-Revises:
-"""
+"""The first schema: every tenant table under forced row-level security."""
 
 from alembic import op
 
