@@ -78,11 +78,11 @@ def contributions(grounds: Grounds | None) -> list[dict[str, Any]]:
 
 
 def confidence(grounds: Grounds | None) -> float:
-    "Return the probability that a reply is right, in [0, 1]; 0 without grounds."
+    "Return the probability that a reply is right, in [0, 1], to 4 decimals; 0 without grounds."
     parts = contributions(grounds)
     if not parts:
         return 0.0
-    return 1 / (1 + math.exp(-math.fsum(part["adds"] for part in parts)))
+    return round(1 / (1 + math.exp(-math.fsum(part["adds"] for part in parts))), 4)
 
 # %% ../nbs/12_gate.ipynb #c014
 def stated_risk(

@@ -23,14 +23,14 @@ __all__ = ['SourceMap', 'BlockKind', 'CHUNK_NAMESPACE', 'Role', 'shorten', 'Reco
 
 # %% ../nbs/00_types.ipynb #c006
 def shorten(value: object, *, limit: int = 60) -> str:
-    "Return a `repr` of `value` that fits one line: long text is cut, vectors show their size."
+    "Return a `repr` of `value` that fits one line: text is cut, floats have four digits."
     if isinstance(value, str) and len(value) > limit:
         return f"{value[:limit]!r}… ({len(value)} characters)"
     if isinstance(value, (list, tuple)) and len(value) > 6 and isinstance(value[0], float):
         return f"{len(value)} floats"
     if isinstance(value, (list, tuple)) and len(value) > 6:
         return f"{type(value).__name__} of {len(value)}"
-    return repr(value)
+    return repr(float(f"{value:.4g}")) if isinstance(value, float) else repr(value)
 
 
 class Record:
