@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+# Where this is set, as in most container images, each process compiles all it imports once more.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## show this list
 	@echo 'First: make up. After an edit in nbs/: make check; before sharing it: make test.'
