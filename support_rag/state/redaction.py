@@ -43,7 +43,7 @@ def is_address(text: str) -> bool:
     parts = text.split(".")
     return all(int(part) < 256 for part in parts) and sum(len(part) > 1 for part in parts) > 1
 
-# %% ../../nbs/state/24_redaction.ipynb #a10797ef
+# %% ../../nbs/state/24_redaction.ipynb #7fd13e41
 PATTERNS: Mapping[str, re.Pattern[str]] = {
     "email": re.compile(r"\b[\w.%+-]+@[\w-]+(?:\.[\w-]+)+\b"),
     "account": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){3,8}\b"),
@@ -55,7 +55,8 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     ),
     "telephone": re.compile(
         r"(?<![\w./-])(?!\d{1,2}[-/]\d{1,2}[-/]\d{2,4})"
-        r"(?:\+\d{1,3}[ ./-]?(?:\(0\))?|\(0?\d{2,5}\)|00?(?=[1-9][\d /-]{7})|\d{3}-(?=\d{3}-\d{4}\b))"
+        r"(?:\+\d{1,3}[ ./-]?(?:\(0\))?|\(0?\d{2,5}\)|00?(?=[1-9][\d /-]{7})"
+        r"|\d{3}-(?=\d{3}-\d{4}\b))"
         r"(?:[ /-]{0,2}\d){6,12}(?![\w])"
     ),
     "number": re.compile(r"(?<![\w.,])\d{9,}(?![\w])"),
