@@ -3,14 +3,18 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
+NOTE = Path(sys.prefix) / ".no-chromium"  # `.ci/browser` tried to install it, and could not
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-background-networking",
+    "--disable-dev-shm-usage",  # a container has little of it
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
@@ -19,8 +23,8 @@ ARGUMENTS = (
 
 def is_expected() -> bool:
     "Tell whether there is Chromium, or `.ci/browser` could install it here."
-    if shutil.which("chromium"):
-        return True
+    if shutil.which("chromium") or NOTE.exists():
+        return shutil.which("chromium") is not None
     may = os.geteuid() == 0 or (
         shutil.which("sudo") is not None
         and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0

@@ -36,14 +36,14 @@ def serving(app: FastAPI, *, protocol: type[asyncio.Protocol] = GuardedProtocol)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    started.wait(30)
+    started.wait(300)
     assert server.started, "the application did not start"
     try:
         port = listener.getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(300)
 
 
 @dataclass
@@ -94,7 +94,7 @@ def read_events(text: str) -> Events:
 @contextlib.contextmanager
 def signed_in(url: str) -> Iterator[Account]:
     "Register a new tenant at `url`."
-    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+    with httpx2.Client(base_url=url, timeout=300, trust_env=False) as client:
         who = {"email": f"{uuid.uuid4().hex}@example.com", "password": "a long enough phrase"}
         answered = client.post("/api/v1/auth/register", json={"tenant_name": "T", **who})
         assert answered.status_code == 201, answered.text

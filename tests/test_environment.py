@@ -57,7 +57,7 @@ class Machine:
             env={"PATH": path, "HOME": str(self.top), **environ},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
     def refuses(self, *words: str, **environ: str) -> str:

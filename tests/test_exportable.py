@@ -27,7 +27,7 @@ def notebook(path: Path, *cells: str) -> Path:
 def refusal(*paths: Path) -> list[str]:
     "Run the script and return what it says; it succeeds where it says nothing."
     done = subprocess.run(
-        [sys.executable, SCRIPT, *paths], capture_output=True, text=True, timeout=60
+        [sys.executable, SCRIPT, *paths], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == bool(done.stderr), done
     return done.stderr.splitlines()
@@ -88,7 +88,7 @@ def test_make_export_leaves_the_package_as_it_was(tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     done = subprocess.run(
         ["make", "export", f"BIN={Path(sys.executable).parent}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0
     assert f"nbs/{gate.name}, cell {at + 1} (" in done.stderr.splitlines()[0]

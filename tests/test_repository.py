@@ -51,7 +51,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for module in generated_modules(copy):
         module.unlink()
     for command in (["nbdev-clean"], ["nbdev-clean", "--fname", "evals"], ["nbdev-export"]):
-        subprocess.run([NBDEV / command[0], *command[1:]], cwd=copy, check=True, timeout=120)
+        subprocess.run([NBDEV / command[0], *command[1:]], cwd=copy, check=True, timeout=300)
     return copy
 
 

@@ -26,7 +26,7 @@ def finds(path: Path, text: str) -> list[str]:
     "Write a file and return what is found in it."
     path.write_text(text)
     done = subprocess.run(
-        [sys.executable, SCRIPT, path], capture_output=True, text=True, timeout=60
+        [sys.executable, SCRIPT, path], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == bool(done.stderr)
     return done.stderr.splitlines()
@@ -64,6 +64,6 @@ def test_what_is_common_is_not_found(tmp_path: Path) -> None:
 
 def test_nothing_tracked_is_forbidden() -> None:
     done = subprocess.run(
-        [sys.executable, SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")

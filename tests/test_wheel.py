@@ -19,10 +19,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True, timeout=300)
     python = folder / "env/bin/python"
     install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel]
-    subprocess.run(install, check=True, timeout=120)
+    subprocess.run(install, check=True, timeout=300)
     tag = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (folder / f"env/lib/{tag}/site-packages/locked.pth").write_text(sysconfig.get_path("purelib"))
     return python
@@ -32,7 +32,7 @@ def run(python: Path, code: str) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SUPPORT_RAG_")}
     done = subprocess.run(
         [python, "-c", code], cwd="/", env=clean, check=False, capture_output=True, text=True,
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -56,7 +56,7 @@ def test_settings_sample_data_and_migrations_are_inside(installed: Path) -> None
     release_id, questions, migrations, scripts = json.loads(run(installed, code))
     here = subprocess.run(
         [sys.executable, "-c", "from support_rag.release import load_release as r; print(r().id)"],
-        check=True, capture_output=True, text=True, timeout=60,
+        check=True, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert release_id == here.stdout.strip(), "the wheel is another release than the checkout"
     assert questions >= 300 and migrations >= 1 and scripts >= 1

@@ -26,7 +26,7 @@ class Terminal:
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [BIN / "support-rag", *words], env=self.environ, cwd=self.home, input=stdin,
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     def ok(self, *words: str, stdin: str = "") -> str:

@@ -242,7 +242,7 @@ def test_the_bytes_hold_no_time_and_no_path(labels: Labels, threads: Executor) -
     text = as_json(run({"retrieve.k": [2]}, labels, threads)[0])
     assert json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) == text
     assert "seconds" not in text
-    assert str(Path.home()) not in text and str(ROOT) not in text
+    assert str(ROOT) not in text and (len(Path.home().parts) < 2 or str(Path.home()) not in text)
 
 
 # ---------------------------------------------------------------- each thing once
@@ -455,9 +455,9 @@ def test_an_interruption_loses_nothing_and_leaves_nothing(
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert "KeyboardInterrupt" in errors
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
 
     space: Any = {"retrieve.k": list(range(1, 31))}
@@ -483,7 +483,7 @@ def test_keys_follow_the_source(tmp_path: Path) -> None:
     def computed() -> tuple[dict[str, int], list[str]]:
         command = [sys.executable, "script.py", str(labels), str(tmp_path / "cache"), "edit"]
         output = subprocess.run(
-            command, cwd=copy, env=environment, text=True, capture_output=True, timeout=120
+            command, cwd=copy, env=environment, text=True, capture_output=True, timeout=300
         )
         assert output.returncode == 0, output.stderr
         shutil.copy(ROOT / "support_rag" / "gate.py", copy / "support_rag" / "gate.py")
@@ -542,7 +542,7 @@ def test_two_processes_share_a_cache(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cache"), name], cwd=ROOT)
         for name in ("a", "b")
     ]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=300) for writer in writers] == [0, 0]
     keys = [f"{name}{n}" for name in ("a", "b", "n") for n in range(200)]
     found = Cache(tmp_path / "cache").get(keys)
     assert Counter(found.values()) == {b"a": 200, b"b": 200, b"1": 200}

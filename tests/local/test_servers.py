@@ -171,7 +171,7 @@ def test_a_start_right_after_a_kill_waits_for_the_former_server(home: Path) -> N
     holder.wait()
     with local_servers(home) as running:
         assert ask(running.app_url, "SELECT 1") == 1
-    _, left = psutil.wait_procs(former, timeout=10)
+    _, left = psutil.wait_procs(former, timeout=120)
     assert not left
 
 

@@ -38,7 +38,7 @@ SLEEP = ("sleep", "60")
 STUBBORN = ("sh", "-c", "trap '' TERM; echo deaf; while true; do sleep 0.05; done")
 
 
-def until(ask: Callable[[], Any], *, what: str, seconds: float = 30.0) -> Any:
+def until(ask: Callable[[], Any], *, what: str, seconds: float = 240.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
@@ -74,7 +74,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, guarded: bool) -
     everything = [child, *child.children(recursive=True)]
     parent.kill()
     parent.wait()
-    _, left = psutil.wait_procs(everything, timeout=10)
+    _, left = psutil.wait_procs(everything, timeout=120)
     assert not left
 
 
@@ -90,7 +90,7 @@ def test_a_stop_ends_the_whole_session(tmp_path: Path) -> None:
     child = Child(Process("family", ("sh", "-c", "sleep 60 & sleep 60")), home=tmp_path)
     family = until(lambda: psutil.Process(child.popen.pid).children(), what="the grandchild")
     stop(child)
-    _, left = psutil.wait_procs(family, timeout=10)
+    _, left = psutil.wait_procs(family, timeout=120)
     assert not left
 
 
@@ -103,7 +103,7 @@ def test_what_a_dead_process_started_is_killed_before_the_next_life(tmp_path: Pa
     first.kill()
     first.wait()
     until(lambda: (watched.tend(tmp_path), watched.child)[1], what="the next life")
-    _, left = psutil.wait_procs(orphans, timeout=10)
+    _, left = psutil.wait_procs(orphans, timeout=120)
     assert not left
     stop_all([watched])
 
@@ -224,9 +224,9 @@ def test_no_signal_leaves_a_child(tmp_path: Path, number: signal.Signals) -> Non
     children = psutil.Process(supervisor.pid).children()
     assert len(children) == 2
     supervisor.send_signal(number)
-    code = supervisor.wait(timeout=30)
+    code = supervisor.wait(timeout=300)
     assert code == (-number if number == signal.SIGKILL else 0)
-    _, left = psutil.wait_procs(children, timeout=10)
+    _, left = psutil.wait_procs(children, timeout=120)
     assert not left
     with only_one(tmp_path, {}):  # the lock went with its holder
         pass
@@ -236,7 +236,7 @@ def test_down_stops_it_and_says_so(tmp_path: Path) -> None:
     supervisor = python(tmp_path, SUPERVISING)
     assert supervisor.stdout is not None and supervisor.stdout.readline() == "up\n"
     assert stop_running(tmp_path) is True
-    assert supervisor.wait(timeout=10) == 0
+    assert supervisor.wait(timeout=300) == 0
     assert stop_running(tmp_path) is False
 
 
@@ -246,8 +246,8 @@ def test_down_kills_a_supervisor_that_hangs(tmp_path: Path) -> None:
     children = psutil.Process(supervisor.pid).children()
     supervisor.send_signal(signal.SIGSTOP)
     assert stop_running(tmp_path, seconds=0.2) is True
-    assert supervisor.wait(timeout=10) == -signal.SIGKILL
-    _, left = psutil.wait_procs(children, timeout=10)
+    assert supervisor.wait(timeout=300) == -signal.SIGKILL
+    _, left = psutil.wait_procs(children, timeout=120)
     assert not left
 
 

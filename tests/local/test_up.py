@@ -115,7 +115,7 @@ class Up:
     def end(self, number: int) -> int:
         "Send a signal and return the exit code."
         self.popen.send_signal(number)
-        code = self.popen.wait(timeout=60)
+        code = self.popen.wait(timeout=300)
         self.reader.join(timeout=10)
         return code
 
@@ -147,7 +147,7 @@ def lab(up: Up, path: str, body: bytes | None = None) -> bytes:
     base = facts["addresses"]["JupyterLab"].partition("/lab")[0]
     headers = {"authorization": f"token {secret(up.home, 'jupyter')}"}
     request = urllib.request.Request(f"{base}/api/{path}", body, headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         return bytes(answer.read())
 
 
@@ -178,11 +178,11 @@ def check_output(up: Up) -> None:
     assert re.search(r"^Decision    answer \(\w+\), confidence 0\.\d\d, release [0-9a-f]{16}$",
                      printed, re.M)  # fmt: skip
     command = printed.partition("Try it:\n")[2].partition("\n\n")[0]
-    pasted = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    pasted = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert '"hits":[{"chunk_id"' in pasted.stdout, pasted.stdout + pasted.stderr
     link = re.search(r"^JupyterLab  (http\S+)", printed, re.M)
     assert link is not None
-    with urllib.request.urlopen(link[1], timeout=30) as page:
+    with urllib.request.urlopen(link[1], timeout=300) as page:
         assert page.status == 200 and b"JupyterLab" in page.read()
 
 
@@ -219,7 +219,7 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     asked = urllib.request.Request(
         f"{api.url}/metrics", headers={"Authorization": f"Bearer {token}"}
     )
-    with urllib.request.urlopen(asked, timeout=30) as metrics:
+    with urllib.request.urlopen(asked, timeout=300) as metrics:
         counted = re.search(rb'ingest_outcomes_total\{outcome="ready"\} (\d+)', metrics.read())
     assert counted is not None and int(counted[1]) > n_documents - 5, "workers count, too"
     checked = run(home, "doctor")
@@ -234,7 +234,7 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     until(lambda: document(api, sent["id"])["status"] == "embedding", what="the embedder")
     everything = up.everything()
     assert up.end(signal.SIGKILL) == -signal.SIGKILL
-    _, left = psutil.wait_procs(everything, timeout=30)
+    _, left = psutil.wait_procs(everything, timeout=120)
     assert not left, f"orphans: {[p.cmdline() for p in left]}"
 
     again = Up(home)
@@ -248,8 +248,8 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
 
     everything = again.everything()
     assert run(home, "down").stdout == "stopped\n"
-    assert again.popen.wait(timeout=60) == 0
-    _, left = psutil.wait_procs(everything, timeout=10)
+    assert again.popen.wait(timeout=300) == 0
+    _, left = psutil.wait_procs(everything, timeout=120)
     assert not left, f"orphans: {[p.cmdline() for p in left]}"
     assert again.lines[-1] == "Stopped; everything is kept."
     assert run(home, "down").stdout == "nothing is running\n"
@@ -285,7 +285,7 @@ def test_up_as_an_ordinary_user(home: Path) -> None:
     for words in CHILDREN.values():
         assert up.child(*words) is not None, words
     assert up.end(signal.SIGINT) == 0
-    _, left = psutil.wait_procs(everything, timeout=10)
+    _, left = psutil.wait_procs(everything, timeout=120)
     assert not left, f"orphans: {[p.cmdline() for p in left]}"
     assert run(home, "reset", prefix=prefix).returncode == 0
 

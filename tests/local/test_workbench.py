@@ -145,7 +145,7 @@ if is_expected():
             finally:
                 child.terminate()
                 try:
-                    child.wait(timeout=60)
+                    child.wait(timeout=300)
                 except subprocess.TimeoutExpired:
                     child.kill()
 
@@ -153,6 +153,7 @@ if is_expected():
     def page(browser: Browser) -> Iterator[Page]:
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         yield page
         page.close()
 

@@ -51,7 +51,7 @@ class CountingHasher(Hasher):
 @pytest.fixture(scope="module")
 def client(servers: Running) -> Iterator[httpx2.Client]:
     "A client of the whole service."
-    with serving(hashing_app(servers)) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    with serving(hashing_app(servers)) as url, httpx2.Client(base_url=url, timeout=300) as client:
         yield client
 
 
@@ -77,7 +77,7 @@ def strict(servers: Running, hasher: CountingHasher) -> Iterator[httpx2.Client]:
     app = FastAPI(lifespan=lifespan)
     app.include_router(auth.router)
     add_problem_handlers(app)
-    with serving(app) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    with serving(app) as url, httpx2.Client(base_url=url, timeout=300) as client:
         yield client
 
 

@@ -28,7 +28,7 @@ def person(servers: Running) -> Person:
 
 @pytest.fixture
 def client(url: str, person: Person) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as client:
+    with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as client:
         yield client
 
 
@@ -108,12 +108,12 @@ def test_a_change_names_the_state_it_is_meant_for(client: httpx2.Client) -> None
 
 
 def test_of_two_changes_of_one_state_one_succeeds(url: str, person: Person) -> None:
-    with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as client:
+    with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as client:
         path = f"{DOCUMENTS}/{send(client, 'a.md')['id']}"
         etag = client.get(path).headers["etag"]
 
     async def both() -> list[int]:
-        async with httpx2.AsyncClient(base_url=url, timeout=60, headers=person.headers) as many:
+        async with httpx2.AsyncClient(base_url=url, timeout=300, headers=person.headers) as many:
             sent = (
                 many.patch(path, json={"title": str(n)}, headers={"If-Match": etag})
                 for n in range(8)
@@ -283,7 +283,7 @@ def test_nothing_of_another_tenant_passes(
     url: str, servers: Running, client: httpx2.Client, products: dict[str, str]
 ) -> None:
     stranger = new_person(servers)
-    with httpx2.Client(base_url=url, timeout=60, headers=stranger.headers) as other:
+    with httpx2.Client(base_url=url, timeout=300, headers=stranger.headers) as other:
         send(other, "mine.md", metadata={"product": "kiosk"})
         work_off(servers, stranger.tenant_id)
         hits = other.post(SEARCH, json={"query": QUESTION, "filter": {"product": "kiosk"}}).json()

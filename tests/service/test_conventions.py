@@ -32,7 +32,7 @@ def person(servers: Running) -> Person:
 def client(app: FastAPI, person: Person) -> Iterator[httpx2.Client]:
     with (
         serving(app) as url,
-        httpx2.Client(base_url=url, timeout=60, headers=person.headers) as client,
+        httpx2.Client(base_url=url, timeout=300, headers=person.headers) as client,
     ):
         yield client
 

@@ -33,7 +33,7 @@ def person(servers: Running) -> Person:
 
 @pytest.fixture
 def client(url: str, person: Person) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as client:
+    with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as client:
         yield client
 
 
@@ -181,7 +181,7 @@ def test_keys_of_others_are_others(
         colleague.headers,
         {"Authorization": f"Bearer {program}"},
     ):
-        with httpx2.Client(base_url=url, timeout=60, headers=headers) as other:
+        with httpx2.Client(base_url=url, timeout=300, headers=headers) as other:
             answer = other.post(CONVERSATIONS, headers=key, json=sent)
             assert answer.status_code == 201 and "idempotency-replayed" not in answer.headers
             assert answer.json()["id"] != first.json()["id"]
@@ -285,7 +285,7 @@ def test_fifty_sends_at_once_take_effect_once(
     before, key = count(servers, table, person), new_key()
 
     def until_answered() -> httpx2.Response:
-        with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as one:
+        with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as one:
             while True:
                 answer = one.post(path, headers=key, **sent)
                 seen[answer.status_code] += 1
@@ -310,7 +310,7 @@ def test_fifty_sends_without_a_key_take_effect_fifty_times(
     "The control: it is the key that makes them one."
 
     def send() -> httpx2.Response:
-        with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as one:
+        with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as one:
             return one.post(CONVERSATIONS, json={})
 
     answers = all_at_once(50, send)
@@ -334,7 +334,7 @@ def test_a_request_under_way_is_told_so(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, path, headers=key, **sent)
         assert begun.wait(30)
-        with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as other:
+        with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as other:
             second = other.post(path, headers=key, **sent)
         may_end.set()
         assert first.result().status_code == 201
@@ -364,7 +364,7 @@ def test_a_try_that_was_taken_over_has_no_effect(
         first = pool.submit(client.post, path, headers=key, **sent)
         assert begun.wait(30)
         age(servers, person, "idempotency", 61)
-        with httpx2.Client(base_url=url, timeout=60, headers=person.headers) as other:
+        with httpx2.Client(base_url=url, timeout=300, headers=person.headers) as other:
             second = other.post(path, headers=key, **sent)
         may_end.set()
         assert first.result().status_code == 409

@@ -45,7 +45,7 @@ ARTICLES = {
 }
 SECRET = "# Salaries\n\nThe kiosk of Umbra Ltd keeps punches of the vault code 4711-OMEGA."
 PATIENT = CallLimits(first_piece=25.0, between_pieces=25.0)
-HASTY = CallLimits(first_piece=1.0, between_pieces=1.0, wait=0.2, default_wait=0.02)
+HASTY = CallLimits(first_piece=1.5, between_pieces=1.5, wait=0.2, default_wait=0.02)
 KEY = "sk-test-0123456789"
 JWT_SECRET = "for tests only: 0123456789abcdefghij"
 

@@ -318,7 +318,7 @@ def work_off(servers: Running, tenant_id: str) -> None:
 @contextmanager
 def two_tenants(servers: Running, app: FastAPI) -> Iterator[tuple[Owner, Owner]]:
     "Serve an application to two tenants of which the first has a document that is searched."
-    with serving(app) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    with serving(app) as url, httpx2.Client(base_url=url, timeout=300) as client:
         mine, theirs = (Owner(client, new_person(servers), servers) for _ in range(2))
         theirs.article = "# Other\n\nNothing of interest."
         mine.document()
@@ -503,7 +503,7 @@ def test_the_cases_notice_when_both_walls_are_down(
     remove_owned(monkeypatch)
     superuser = plain(database_url(servers.superuser_url), database="support_rag")
     app = hashing_app(servers, database_url=superuser)
-    with serving(app) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    with serving(app) as url, httpx2.Client(base_url=url, timeout=300) as client:
         mine, theirs = (Owner(client, new_person(servers), servers) for _ in range(2))
         with pytest.raises(AssertionError, match=r"path\.\w+_id"):
             check_foreign_ids(servers, app, mine, theirs)

@@ -250,7 +250,7 @@ class SlowGenerator(ExtractiveGenerator):
 
     async def wait(self, n: int) -> None:
         "Wait until `n` replies have begun."
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             for _ in range(n):
                 await self.thinking.acquire()
 
@@ -265,7 +265,7 @@ def slowed(service: Service, database: Database | None = None, **limits: int) ->
 async def test_no_connection_is_held_while_a_model_thinks(
     service: Service, tenant: str, conversation_id: str, app_url: str
 ) -> None:
-    database = create_database(app_url, pool_size=2, pool_timeout_seconds=5)
+    database = create_database(app_url, pool_size=2, pool_timeout_seconds=120)
     thinking = slowed(service, database)
     asked = [
         asyncio.create_task(ask(thinking, tenant, conversation_id, QUESTION)) for _ in range(10)
@@ -285,7 +285,7 @@ async def test_no_connection_is_held_while_a_model_thinks(
 async def test_questions_of_one_conversation_take_one_connection(
     service: Service, tenant: str, conversation_id: str, app_url: str
 ) -> None:
-    database = create_database(app_url, pool_size=2, pool_timeout_seconds=5)
+    database = create_database(app_url, pool_size=2, pool_timeout_seconds=120)
     busy = Service(database, service.release, service.embedders, service.generator)
     row = sa.select(tables.conversations.c.id).where(store.owned(tables.conversations, tenant))
     async with service.database.tenant(tenant) as session:

@@ -32,7 +32,7 @@ except RuntimeError:
 
 def run(code: str, **environ: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environ, check=True, timeout=60,
+        [sys.executable, "-c", code], env=os.environ | environ, check=True, timeout=300,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.stderr == ""

@@ -341,7 +341,7 @@ async def test_writers_do_not_wait_for_each_other(corpus):
         held = await corpus.add_document(slow, ["kiosk slow"], np.ones((1, DIM)))
         unseen = corpus.held.pop(held)
         for n in range(3):  # each commits while the first is still open
-            await asyncio.wait_for(corpus.write([f"kiosk {n}"]), timeout=5)
+            await asyncio.wait_for(corpus.write([f"kiosk {n}"]), timeout=120)
         await corpus.check(query_of("kiosk slow", np.ones(DIM)))
     corpus.held[held] = unseen
     await corpus.check(query_of("kiosk slow", np.ones(DIM)))

@@ -94,20 +94,20 @@ def in_limited_process(code: str, limits: str = "Limits()") -> subprocess.Popen[
 )
 def test_the_kernel_ends_what_takes_too_long(code: str, limits: str, number: int) -> None:
     process = in_limited_process(code, limits)
-    assert process.wait(timeout=30) == -number
+    assert process.wait(timeout=300) == -number
     assert "took too long" in unreadable(Limits(), process.returncode).message
 
 
 def test_memory_beyond_the_limit_is_an_error_in_the_child() -> None:
     code = "try:\n  bytearray(600_000_000)\nexcept MemoryError:\n  print('refused')"
-    assert b"refused" in in_limited_process(code).communicate(timeout=30)[0]
-    assert b"refused" not in in_limited_process("bytearray(300_000_000)").communicate(timeout=30)[0]
+    assert b"refused" in in_limited_process(code).communicate(timeout=300)[0]
+    assert b"refused" not in in_limited_process("bytearray(300_000_000)").communicate(timeout=300)[0]
 
 
 def test_the_child_can_write_no_file(tmp_path: Path) -> None:
     code = f"with open({str(tmp_path / 'f')!r}, 'w') as file: file.write('x')"
     process = in_limited_process(code)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert process.returncode != 0 and (tmp_path / "f").read_bytes() == b""
 
 
@@ -115,12 +115,12 @@ def test_the_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SUPPORT_RAG_DATABASE_URL", "SUPPORT_RAG_JWT_SECRET", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, "hunter2")
     process = in_limited_process("print(dict(os.environ))")
-    assert b"hunter2" not in process.communicate(timeout=30)[0]
+    assert b"hunter2" not in process.communicate(timeout=300)[0]
 
 
 def gone(processes: list[psutil.Process]) -> bool:
     "Wait until none of the processes runs any more."
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
         if time.monotonic() > deadline:
             return False
@@ -130,7 +130,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 def descendants(pid: int, n: int) -> list[psutil.Process]:
     "Wait until a process has `n` descendants and return them."
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while len(found := psutil.Process(pid).children(recursive=True)) != n:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)

@@ -146,7 +146,7 @@ def release_of(package: Path) -> list[str]:
     code = "from support_rag.release import load_release as r; print(r().id, r().index_digest)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=package, check=True, capture_output=True, text=True,
-        timeout=60, env={"PYTHONPATH": str(package)},
+        timeout=300, env={"PYTHONPATH": str(package)},
     )  # fmt: skip
     return done.stdout.split()
 

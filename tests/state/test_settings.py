@@ -37,7 +37,7 @@ def in_process(home: Path, code: str, **environ: str) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-c", f"from support_rag.state.settings import load_settings\n{code}"],
         env=kept | {variable("home"): str(home)} | environ,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 

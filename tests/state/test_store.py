@@ -63,7 +63,7 @@ async def add_one_chunk(database, tenant_id: str, document_id: str, index_id: st
 async def blocked(database, tenant_id: str) -> None:
     "Return when another transaction of the application waits for a lock."
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(240):
         while True:
             async with database.system() as session:
                 if await session.scalar(sa.text(waiting)):
