@@ -11,7 +11,7 @@ from support_rag.state import store
 from support_rag.state.database import Database, create_database, database_url, migrate, plain
 from support_rag.state.jobs import Queue
 
-# The same examples on every machine, however slow it is; `--hypothesis-profile=explore` draws others.
+# The same examples on every machine, however slow; `--hypothesis-profile=explore` draws others.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", PATIENT, derandomize=True, print_blob=True)
 settings.register_profile("explore", PATIENT, max_examples=1_000, print_blob=True)

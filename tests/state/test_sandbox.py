@@ -101,7 +101,9 @@ def test_the_kernel_ends_what_takes_too_long(code: str, limits: str, number: int
 def test_memory_beyond_the_limit_is_an_error_in_the_child() -> None:
     code = "try:\n  bytearray(600_000_000)\nexcept MemoryError:\n  print('refused')"
     assert b"refused" in in_limited_process(code).communicate(timeout=300)[0]
-    assert b"refused" not in in_limited_process("bytearray(300_000_000)").communicate(timeout=300)[0]
+    assert (
+        b"refused" not in in_limited_process("bytearray(300_000_000)").communicate(timeout=300)[0]
+    )
 
 
 def test_the_child_can_write_no_file(tmp_path: Path) -> None:
