@@ -29,9 +29,9 @@ from .sweep import Prices
 from ..types import Answer, InputInvalid, Record, Span, Turn
 
 # %% auto #0
-__all__ = ['Place', 'MEASURED', 'SHOWN', 'Told', 'told', 'by_source', 'shared', 'Case', 'disagreements', 'clustered_bootstrap',
-           'dollars', 'Replay', 'summarise', 'flips_of', 'sentence_of', 'left_out', 'case_frame', 'describe_replay',
-           'save_replay', 'told_from', 'load_replay']
+__all__ = ['Place', 'FEWEST', 'MEASURED', 'SHOWN', 'Told', 'told', 'by_source', 'shared', 'Case', 'disagreements',
+           'clustered_bootstrap', 'dollars', 'Replay', 'summarise', 'flips_of', 'sentence_of', 'left_out', 'case_frame',
+           'describe_replay', 'save_replay', 'told_from', 'load_replay']
 
 # %% ../../nbs/evaluation/21_replay.ipynb #429cc857
 Place = tuple[str, int, int]  # source of the document, first character, one past the last
@@ -126,7 +126,10 @@ def disagreements(cases: Iterable[Case]) -> list[Case]:
     noticed = (case for case in cases if case.disagrees)
     return sorted(noticed, key=lambda case: (not case.flips, case.hits_shared, case.id))
 
-# %% ../../nbs/evaluation/21_replay.ipynb #030a59ec
+# %% ../../nbs/evaluation/21_replay.ipynb #00119892
+FEWEST = 6  # conversations; of 5, all may agree by chance once in 16
+
+
 def clustered_bootstrap(
     values: ArrayLike,  # (n,) one per question, of the release that wants to serve
     others: ArrayLike,  # (n,) of the same questions
@@ -136,6 +139,8 @@ def clustered_bootstrap(
     seed: int = 0,
 ) -> Interval:
     """Return the interval of the mean difference `values - others`, by resampling conversations.
+
+    Of fewer than `FEWEST` conversations there is none: both ends are NaN.
 
     Source: Field and Welsh 2007, *Bootstrapping clustered data*,
     https://doi.org/10.1111/j.1467-9868.2007.00593.x
@@ -150,7 +155,8 @@ def clustered_bootstrap(
     for block in (means[i : i + rows] for i in range(0, RESAMPLES, rows)):
         drawn = generator.integers(0, n, (block.size, n))
         block[:] = totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(means, ends) if n >= FEWEST else (np.nan, np.nan)
     return Interval(float((first - second).mean()), float(low), float(high), len(first))
 
 # %% ../../nbs/evaluation/21_replay.ipynb #48e65e1e
@@ -214,7 +220,7 @@ def flips_of(replay: Replay) -> pd.DataFrame:
     counted = pd.crosstab(pairs["before"], pairs["after"])
     return counted.reindex(index=names, columns=names, fill_value=0)
 
-# %% ../../nbs/evaluation/21_replay.ipynb #9066c497
+# %% ../../nbs/evaluation/21_replay.ipynb #50293ab8
 def sentence_of(replay: Replay) -> str:
     "Return what a replay found, in one sentence."
     cases = replay.sound
@@ -225,13 +231,15 @@ def sentence_of(replay: Replay) -> str:
     gained = sum(case.after.outcome == "answer" for case in flips)
     lost = sum(case.before.outcome == "answer" for case in flips)
     answered = summarise(replay).iloc[0]
-    sure = answered["low"] > 0 or answered["high"] < 0
-    moved = f"{answered['difference']:+.3f} [{answered['low']:+.3f}, {answered['high']:+.3f}]"
+    sure = "more than" if answered["low"] > 0 or answered["high"] < 0 else "which"
+    moved = f"by {answered['difference']:+.3f} [{answered['low']:+.3f}, {answered['high']:+.3f}], "
+    moved += f"{sure} chance can explain"
+    if talks < FEWEST:
+        moved = f"by {answered['difference']:+.3f}, and {FEWEST} conversations could say how surely"
     return (
         f"Of {len(cases)} questions in {talks} conversations, {len(flips)} end in another decision "
         f"({gained} newly answered, {lost} no longer answered) and {len(noticed) - len(flips)} in "
-        f"another reply; the share answered changes by {moved}, "
-        f"{'more than chance explains' if sure else 'which chance can explain'}."
+        f"another reply; the share answered changes {moved}."
     )
 
 

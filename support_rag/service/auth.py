@@ -23,6 +23,7 @@ from ..state import accounts, store
 from ..state.accounts import IDLE
 from ..state.credentials import Credential, read_credential
 from ..state.database import Database
+from ..state.history import AGREEMENT
 from ..state.mail import Mail, Mailer
 from ..state.settings import ServiceSettings
 from ..state.store import TenantRecord, UserRecord, UserRole
@@ -97,6 +98,9 @@ class Tenant(BaseModel):
 
     id: UUID
     name: str
+    allow_replay: bool = Field(
+        False, description="Whoever runs the service may replay conversations, redacted."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -122,8 +126,9 @@ class Registered(Token):
 # %% ../../nbs/service/08_auth.ipynb #59170e08
 def show_tenant(tenant: TenantRecord) -> Tenant:
     "Return a tenant as clients see it."
-    values = {name: getattr(tenant, name) for name in Tenant.model_fields if name != "id"}
-    return Tenant(id=UUID(tenant.tenant_id), **values)
+    times = {"created_at": tenant.created_at, "updated_at": tenant.updated_at}
+    allowed = tenant.settings.get(AGREEMENT) is True
+    return Tenant(id=UUID(tenant.tenant_id), name=tenant.name, allow_replay=allowed, **times)
 
 
 def show_user(user: UserRecord) -> User:

@@ -38,6 +38,7 @@ from .throttle import address_key
 from ..state import accounts, store
 from ..state.accounts import TicketRecord
 from ..state.credentials import read_credential
+from ..state.history import AGREEMENT, agree
 from ..state.keys import ROLES, Permission
 from ..state.mail import Mail, Mailer
 from ..state.store import UserRole
@@ -328,6 +329,11 @@ class TenantChange(Strict):
     "What changes of the tenant."
 
     name: VisibleText | None = Field(None, max_length=200)
+    allow_replay: bool | None = Field(
+        None,
+        description="Agree, or not any more, that whoever runs the service sends stored"
+        " conversations, redacted by patterns, through a release that is tried.",
+    )
 
 
 @router.get("/tenant", summary="Get the tenant", responses=refusals(401, 422))
@@ -345,6 +351,10 @@ async def update_tenant(
 ) -> Tenant:
     "Change the tenant's settings."
     values = change.model_dump(exclude_unset=True, exclude_none=True)
+    allowed = values.pop(AGREEMENT, None)
     async with database.tenant(caller.tenant_id) as session:
         place = {"tenant_id": caller.tenant_id}
-        return show_tenant(await accounts.change_tenant(session, **place, **values))
+        changed = await accounts.change_tenant(session, **place, **values)
+        if allowed is not None:
+            changed = await agree(session, **place, allowed=allowed)
+        return show_tenant(changed)

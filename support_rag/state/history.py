@@ -39,7 +39,7 @@ from support_rag.types import (
 __all__ = ['AGREEMENT', 'KEPT_FACTS', 'agree', 'check_agreement', 'PastQuestion', 'past_question', 'traces_of', 'read_past',
            'read_documents', 'as_row', 'read_corpus']
 
-# %% ../../nbs/state/25_history.ipynb #5dcef93d
+# %% ../../nbs/state/25_history.ipynb #12705426
 AGREEMENT = "allow_replay"  # in the tenant's settings
 
 
@@ -55,8 +55,8 @@ async def check_agreement(session: AsyncSession, *, tenant_id: str) -> None:
     tenant = await get_tenant(session, tenant_id=tenant_id)
     if tenant.settings.get(AGREEMENT) is not True:
         raise Forbidden(
-            f"{tenant.name} has not agreed that its conversations are replayed: its owner or an "
-            f'admin agrees with PATCH /api/v1/tenant {{"{AGREEMENT}": true}}'
+            f"{tenant.name} has not agreed that its conversations are replayed: its owner "
+            f'agrees with PATCH /api/v1/tenant {{"{AGREEMENT}": true}}'
         )
 
 # %% ../../nbs/state/25_history.ipynb #b049200f

@@ -326,6 +326,9 @@ def test_nobody_gives_more_than_they_have(client: httpx2.Client, settings: Servi
     )
     assert admin.send("PATCH", "/api/v1/tenant", json={"name": "Mine"}).status_code == 403
     assert owner.send("PATCH", "/api/v1/tenant", json={"name": "Ours"}).json()["name"] == "Ours"
+    agreed = owner.send("PATCH", "/api/v1/tenant", json={"allow_replay": True}).json()
+    assert agreed["allow_replay"] and agreed["name"] == "Ours"
+    assert owner.send("GET", "/api/v1/tenant").json()["allow_replay"]
     assert owner.send("PATCH", f"{USERS}/{ids['owner']}", json={"role": "admin"}).status_code == 409
     assert (
         owner.send("PATCH", f"{USERS}/{ids['owner']}", json={"disabled": True}).status_code == 409
