@@ -110,7 +110,7 @@ BELOW = {
     "local": TRUNK | {"state", "service"},
     "cli": TRUNK | {"evaluation", "state", "service", "local"},
 }
-SERVERS = "local/02_servers.ipynb"  # examples of `state` and `service` run on it
+SERVERS = "local/03_servers.ipynb"  # examples of `state` and `service` run on it
 
 
 def place(notebook: str) -> tuple[str, str]:
@@ -174,11 +174,11 @@ def test_imports_never_go_upwards() -> None:
         ("04_chunk.ipynb", "retrieve", "06_retrieve.ipynb"),  # a higher number
         ("13_pipeline.ipynb", "state.store", "state/05_store.ipynb"),  # the trunk into a wing
         ("formats/05_html.ipynb", "parse", "03_parse.ipynb"),  # a format into its reader
-        ("evaluation/08_runs.ipynb", "state.jobs", "state/12_jobs.ipynb"),  # wing into wing
+        ("evaluation/08_runs.ipynb", "state.jobs", "state/11_jobs.ipynb"),  # wing into wing
         ("state/05_store.ipynb", "evaluation.labels", "evaluation/01_labels.ipynb"),
-        ("state/05_store.ipynb", "local.servers", "local/02_servers.ipynb"),  # exported code
-        ("service/02_http.ipynb", "local.demo", "local/04_demo.ipynb"),
-        ("local/02_servers.ipynb", "cli.main", "cli/06_main.ipynb"),
+        ("state/05_store.ipynb", "local.servers", "local/03_servers.ipynb"),  # exported code
+        ("service/02_http.ipynb", "local.demo", "local/05_demo.ipynb"),
+        ("local/03_servers.ipynb", "cli.main", "cli/06_main.ipynb"),
     ],
 )
 def test_a_planted_upward_import_is_found(here: str, module: str, there: str) -> None:

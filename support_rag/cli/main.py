@@ -6,11 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,81 +29,21 @@ from support_rag.cli.opened import (
 )
 from .replay import replay
 from .system import app as running
-from ..parse import content_type_of
 from support_rag.types import (
     Conflict,
-    InputInvalid,
     SupportRagError,
     Unavailable,
-    UnsupportedType,
 )
 
 if TYPE_CHECKING:
     from support_rag.state.database import Database
     from support_rag.state.indexes import IndexStatus
     from support_rag.state.store import IndexRecord
+from .files import read_paths, send, wait_until_done
 
 # %% auto #0
-__all__ = ['app', 'IDLE_SECONDS', 'Item', 'read_jsonl', 'read_file', 'read_paths', 'show_version', 'program', 'Outcome', 'send',
-           'wait_until_done', 'ingest', 'search', 'ask', 'trace', 'list_tenants', 'indexes', 'told', 'reindex_tenant',
-           'refusal', 'reindex', 'label', 'register', 'main']
-
-# %% ../../nbs/cli/06_main.ipynb #c006
-@dataclass(frozen=True, slots=True)
-class Item:
-    "One document to send."
-
-    source: str
-    title: str
-    content: bytes
-    content_type: str
-
-
-def read_jsonl(path: Path) -> Iterator[Item]:
-    "Yield the documents of a JSONL file. Raises `InputInvalid` that names the line."
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                source, text = row.get("id", row.get("_id")), row["text"]
-                content = str(text).encode()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputInvalid(
-                    f'{path}:{number} is not a document: write {{"id": …, "title": …, "text": …}}'
-                ) from error
-            kind = str(row.get("content_type", "text/plain"))
-            yield Item(str(source or ""), str(row.get("title") or ""), content, kind)
-
-
-def read_file(path: Path, *, base: Path) -> Item:
-    "Return one file as a document. Raises `UnsupportedType`."
-    kind = content_type_of(path.name)
-    return Item(path.relative_to(base).as_posix(), "", path.read_bytes(), kind)
-
-# %% ../../nbs/cli/06_main.ipynb #c007
-def read_paths(
-    paths: Sequence[Path],
-    *,
-    passed_over: Callable[[Path], None],  # told each file of unknown type in a folder
-) -> Iterator[Item]:
-    "Yield every document that the paths lead to, in the order of their names."
-    for path in paths:
-        if not path.exists():
-            raise InputInvalid(f"{path} does not exist: name a file, a folder or a JSONL file")
-        if path.suffix == ".jsonl":
-            yield from read_jsonl(path)
-        elif path.is_file():
-            yield read_file(path, base=path.parent)
-        else:
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
-                if any(part.startswith(".") for part in file.relative_to(path).parts):
-                    continue
-                try:
-                    yield read_file(file, base=path)
-                except UnsupportedType:
-                    passed_over(file)
+__all__ = ['app', 'show_version', 'program', 'ingest', 'search', 'ask', 'trace', 'list_tenants', 'indexes', 'told',
+           'reindex_tenant', 'refusal', 'reindex', 'label', 'register', 'main']
 
 # %% ../../nbs/cli/06_main.ipynb #c012
 app = typer.Typer(
@@ -140,67 +77,6 @@ def program(
     ] = False,
 ) -> None:
     "Take the options that belong to no command."
-
-# %% ../../nbs/cli/06_main.ipynb #c018
-IDLE_SECONDS = 10.0
-
-
-@dataclass(slots=True)
-class Outcome:
-    "How the documents of one command ended."
-
-    ready: int = 0
-    failed: int = 0
-    n_chunks: int = 0
-
-
-async def send(held: Held, tenant_id: str, items: Sequence[Item], bar: Progress) -> list[str]:
-    "Accept every item; return the ids of the documents."
-    from support_rag.state.ingest import accept
-
-    ids = []
-    for item in bar.track(items, description="Sending"):
-        accepted = await accept(
-            held.database,
-            held.queue,
-            tenant_id=tenant_id,
-            content=item.content,
-            content_type=item.content_type,
-            title=item.title,
-            source=item.source or None,
-        )
-        ids.append(accepted.document.id)
-    return list(dict.fromkeys(ids))
-
-# %% ../../nbs/cli/06_main.ipynb #c020
-async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: Progress) -> Outcome:
-    "Wait until every document is ready or failed; print each failure."
-    from support_rag.state import store
-
-    task, outcome, waiting = bar.add_task("Indexing", total=len(ids)), Outcome(), list(ids)
-    changed, said, seen = time.monotonic(), False, None
-    while waiting:
-        asked = time.monotonic()
-        async with held.database.tenant(tenant_id) as session:
-            known = await store.get_documents(session, tenant_id=tenant_id, ids=waiting)
-        for document in known:
-            if document.status == "failed":
-                outcome.failed += 1
-                bar.console.print(f"failed: {document.source}: {document.error}", markup=False)
-            elif document.status == "ready":
-                outcome.ready += 1
-                outcome.n_chunks += document.n_chunks
-        states = {d.id: d.status for d in known}
-        waiting = [id_ for id_ in waiting if states.get(id_) not in ("ready", "failed", None)]
-        bar.update(task, completed=len(ids) - len(waiting))
-        if states != seen:
-            changed, seen = time.monotonic(), states
-        elif not said and time.monotonic() - changed > IDLE_SECONDS:
-            said = True
-            bar.console.print("no worker takes the work up: start one with `support-rag worker`")
-        took = time.monotonic() - asked
-        await asyncio.sleep(min(2.0, max(0.2, 9 * took)))  # asking takes a tenth of the time
-    return outcome
 
 # %% ../../nbs/cli/06_main.ipynb #c022
 @app.command(rich_help_panel="Use")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support_rag.local.processes import spawn
 from support_rag.local.servers import Running
-from support_rag.local.supervisor import spawn
 from support_rag.local.wheels import free_port
 from tests.local.test_up import until
 from tests.serving import signed_in

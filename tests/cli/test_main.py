@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from support_rag.cli.main import app
-from support_rag.local.supervisor import spawn
+from support_rag.local.processes import spawn
 
 BIN = Path(sys.executable).parent
 PASSWORD = "correct horse battery"

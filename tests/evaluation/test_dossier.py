@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from support_rag.evaluation.candidate import load_candidate
-from support_rag.evaluation.dossier import ENDS, Spoken, ends_of, junit, page, spoken_before
+from support_rag.evaluation.chapters import ENDS, Spoken, ends_of, spoken_before
+from support_rag.evaluation.dossier import junit, page
 from support_rag.evaluation.publishing import Proposal, changes_between, compare_with
 from support_rag.evaluation.regression import load_reference
 from support_rag.evaluation.runs import Run, as_text, summarise_rows

@@ -18,13 +18,10 @@ from playwright.sync_api import Browser, Page
 from support_rag.chunk import chunk
 from support_rag.evaluation.cache import Cache, silent
 from support_rag.evaluation.comparison import (
-    ChunkView,
     Pair,
-    QuestionView,
     compare_configurations,
     compare_stored,
     count_fates,
-    question_page,
 )
 from support_rag.evaluation.evidence import (
     Gold,
@@ -41,6 +38,7 @@ from support_rag.evaluation.evidence import (
 from support_rag.evaluation.labels import Labels, Question, load_labels, sample, take_split
 from support_rag.evaluation.regression import compare_runs
 from support_rag.evaluation.runs import load_run, run_release, save_run
+from support_rag.evaluation.views import ChunkView, QuestionView, question_page
 from support_rag.release import ChunkParameters, Parameters, RetrieveParameters, resource
 from support_rag.retrieve import fuse
 from support_rag.types import Chunk, Document, InputInvalid, Rankings, Scored, Span, Turn, chunk_id

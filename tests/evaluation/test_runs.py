@@ -172,7 +172,7 @@ def gate_of(project: Path, home: Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from support_rag.local.processes import spawn
 from support_rag.local.servers import local_servers
-from support_rag.local.supervisor import spawn
 from support_rag.local.wheels import free_port
 
 ROOT = Path(__file__).parents[2]

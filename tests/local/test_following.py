@@ -15,8 +15,9 @@ import psutil
 import psycopg
 import pytest
 
+from support_rag.local.processes import Process
 from support_rag.local.servers import Running
-from support_rag.local.supervisor import Process, Supervisor, ask_restart
+from support_rag.local.supervisor import Supervisor, ask_restart
 from support_rag.local.workbench import NewCode, service_processes
 from support_rag.registry import Entry, Registry, append, entry_of
 from support_rag.release import Facts, Parameters, Writer, load_parameters, read_facts, release_of

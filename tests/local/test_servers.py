@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from support_rag.local import wheels
+from support_rag.local.processes import Child, stop, wait_ready
 from support_rag.local.servers import (
     Place,
     Running,
@@ -23,7 +24,6 @@ from support_rag.local.servers import (
     postgres_process,
     valkey_process,
 )
-from support_rag.local.supervisor import Child, stop, wait_ready
 from support_rag.local.wheels import (
     copy_wheel,
     disk_fault,

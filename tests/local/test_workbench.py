@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from support_rag.evaluation.labels import load_labels, sample
-from support_rag.local.supervisor import spawn
+from support_rag.local.processes import spawn
 from support_rag.local.wheels import free_port, secret
 from support_rag.local.workbench import lab_answers, lab_process
 from support_rag.release import resource

@@ -20,8 +20,7 @@ from support_rag.service import auth
 from support_rag.service.access import AUDIENCE, ISSUER, LIFETIME_SECONDS, Tokens
 from support_rag.service.auth import Attempts
 from support_rag.service.http import add_problem_handlers
-from support_rag.service.passwords import Hasher, hash_password
-from support_rag.service.throttle import Rate
+from support_rag.service.passwords import Hasher, Rate, hash_password
 from support_rag.state.database import create_database
 from support_rag.types import SettingsInvalid
 from tests.people import KEY, Person, as_superuser, hashing_app, new_person

@@ -24,6 +24,7 @@ import rq
 import sqlalchemy as sa
 
 from support_rag.embed import HashingEmbedder, load_embedder
+from support_rag.local.processes import Child, spawn, stop, wait_ready
 from support_rag.local.servers import (
     Place,
     Running,
@@ -32,7 +33,6 @@ from support_rag.local.servers import (
     postgres_process,
     valkey_process,
 )
-from support_rag.local.supervisor import Child, spawn, stop, wait_ready
 from support_rag.local.wheels import free_port
 from support_rag.release import load_release
 from support_rag.state import jobs, store, tables
