@@ -190,7 +190,8 @@ class Pages:
             isinstance(node, ast.Import | ast.ImportFrom) for node in parsed(code).body
         )
         if only_imports:
-            block = f"<details markdown>\n<summary>Imports</summary>\n\n{block}\n\n</details>"
+            kind = "Imports" if is_exported else "Imports of the examples"
+            block = f"<details markdown>\n<summary>{kind}</summary>\n\n{block}\n\n</details>"
         yield block
         for output in cell.get("outputs", []):
             as_html, as_markdown = shown(output)
