@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from .access import Caller, HeldDatabase, may
-from .documents import Filtered
+from .access import Caller, HeldDatabase, SignedIn, may
+from .documents import Filtered, Metadata
 from support_rag.service.http import (
     Strict,
     StrictRoute,
@@ -32,8 +32,9 @@ from support_rag.service.http import (
 )
 from .idempotency import ONCE, REPLAYED, HeldOnce, Once, OnceByHand
 from .lists import Cursor, HeldCursors, Limit, Order, Page, walk
-from ..state import answering
+from ..state import answering, erasure
 from ..state.answering import Exchange, Service
+from ..state.erasure import describe_conversation
 from support_rag.state.messages import (
     MAX_LISTED,
     MAX_QUESTION,
@@ -43,14 +44,15 @@ from support_rag.state.messages import (
 )
 from ..state.store import get_owned
 from ..state.traces import get_trace as read_trace
-from ..types import Forbidden, SupportRagError
+from ..types import Forbidden, InputInvalid, SupportRagError
 
 # %% auto #0
-__all__ = ['HeldService', 'router', 'ConversationReader', 'ConversationWriter', 'PING_SECONDS', 'EVENT_STREAM', 'EVENT',
-           'ANSWERS', 'Admin', 'tracing', 'Source', 'Message', 'Conversation', 'ConversationWithMessages',
-           'NewConversation', 'NewMessage', 'visible', 'find_visible', 'create_conversation', 'list_conversations',
-           'get_conversation', 'close_conversation', 'sse', 'sse_problem', 'stream', 'last', 'begin', 'create_message',
-           'Trace', 'get_trace']
+__all__ = ['HeldService', 'router', 'ConversationReader', 'ConversationWriter', 'EndUser', 'Visible', 'PING_SECONDS',
+           'EVENT_STREAM', 'EVENT', 'ANSWERS', 'Admin', 'tracing', 'Source', 'Message', 'Conversation',
+           'ConversationWithMessages', 'NewConversation', 'NewMessage', 'visible', 'find_visible',
+           'create_conversation', 'list_conversations', 'get_conversation', 'close_conversation', 'ConversationChange',
+           'update_conversation', 'erase_conversation', 'sse', 'sse_problem', 'stream', 'last', 'begin',
+           'create_message', 'Trace', 'get_trace']
 
 # %% ../../nbs/service/12_conversations.ipynb #c006
 class Source(BaseModel):
@@ -101,8 +103,10 @@ class Conversation(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
     id: UUID
-    title: str
+    title: str = Field(description="As it was given, or else the start of the first question.")
     status: Literal["open", "closed", "handed_off"] = Field(description="Only `open` takes more.")
+    end_user: str = Field(description="Whom of its customers the caller named. Often empty.")
+    metadata: dict[str, Any] = Field(description="What the caller keeps with it.")
     created_at: datetime
     updated_at: datetime = Field(description="When the last question came, or it was closed.")
 
@@ -116,7 +120,11 @@ class ConversationWithMessages(Conversation):
 class NewConversation(Strict):
     "What a conversation starts with."
 
-    title: Text = Field("", max_length=200, description="For lists. May be empty.")
+    title: Text = Field("", max_length=200, description="Empty: made of the first question.")
+    end_user: Text = Field(
+        "", max_length=200, description="Your own id of the customer it is with."
+    )
+    metadata: Metadata = Field(default_factory=dict, description="What to keep with it.")
 
 
 class NewMessage(Filtered):
@@ -133,20 +141,34 @@ ConversationReader = Annotated[Caller, Depends(may("conversations:read"))]
 ConversationWriter = Annotated[Caller, Depends(may("conversations:write"))]
 
 
-def visible(caller: Caller) -> dict[str, Any]:
-    "Return which conversations of the tenant a caller may see: column → value."
+EndUser = Annotated[
+    str | None,
+    Header(
+        alias="End-User",
+        min_length=1,
+        max_length=200,
+        description="Your own id of a customer: only conversations with this one are there then.",
+    ),
+]
+
+
+def visible(caller: SignedIn, end_user: EndUser = None) -> dict[str, Any]:
+    "Return which conversations of the tenant a request may see: column → value."
+    named: dict[str, Any] = {} if end_user is None else {"end_user": end_user}
     if caller.is_public:
-        return {"key_id": caller.key_id}
-    return {"user_id": caller.user_id} if caller.role == "member" else {}
+        return {"key_id": caller.key_id, **named}
+    return {"user_id": caller.user_id, **named} if caller.role == "member" else named
+
+
+Visible = Annotated[dict[str, Any], Depends(visible)]
 
 
 async def find_visible(
-    session: AsyncSession, caller: Caller, conversation_id: UUID
+    session: AsyncSession, caller: Caller, conversation_id: UUID, seen: Mapping[str, Any]
 ) -> ConversationRecord:
-    "Return a conversation that a caller may see, or raise `NotFound`."
-    return await get_owned(
-        session, ConversationRecord, caller.tenant_id, id=str(conversation_id), **visible(caller)
-    )
+    "Return a conversation that a request may see, or raise `NotFound`."
+    where = {"id": str(conversation_id), **seen}
+    return await get_owned(session, ConversationRecord, caller.tenant_id, **where)
 
 # %% ../../nbs/service/12_conversations.ipynb #c015
 @router.post(
@@ -157,17 +179,22 @@ async def find_visible(
 )
 async def create_conversation(
     caller: ConversationWriter,
+    seen: Visible,
     once: HeldOnce,
     database: HeldDatabase,
     response: Response,
     new: Annotated[NewConversation | None, Body(examples=[{"title": "Offline kiosk"}])] = None,
 ) -> Conversation:
-    "Open a conversation."
-    title = "" if new is None else new.title
+    "Open a conversation. The header `End-User` names its customer, where the body does not."
+    given = (new or NewConversation()).model_dump()
+    if (named := seen.get("end_user")) is not None:
+        if given["end_user"] not in ("", named):
+            raise InputInvalid("the header End-User and the body name two customers: send one")
+        given["end_user"] = named
     async with database.tenant(caller.tenant_id) as session:
         created = await answering.create_conversation(
-            session, tenant_id=caller.tenant_id, user_id=caller.user_id, title=title,
-            key_id=caller.key_id,
+            session, tenant_id=caller.tenant_id, user_id=caller.user_id,
+            key_id=caller.key_id, **given,
         )  # fmt: skip
         shown, location = Conversation.model_validate(created), f"{router.prefix}/{created.id}"
         await once.keep(session, shown, status=201, location=location, target_id=created.id)
@@ -178,10 +205,16 @@ async def create_conversation(
 @router.get("", summary="List conversations", responses=refusals(401, 403, 404, 422))
 async def list_conversations(
     caller: ConversationReader,
+    seen: Visible,
     database: HeldDatabase,
     cursors: HeldCursors,
     status: Annotated[
         list[ConversationStatus] | None, Query(description="Any of these; repeat it for more.")
+    ] = None,
+    end_user: Annotated[str | None, Query(max_length=200)] = None,
+    said: Annotated[
+        str | None,
+        Query(min_length=2, max_length=200, description="In the title or a message, in any case."),
     ] = None,
     sort: Order = "-created_at",
     limit: Limit = 20,
@@ -191,7 +224,9 @@ async def list_conversations(
     if caller.is_public:
         raise Forbidden("a publishable key cannot list: keep the ids of your conversations")
     who: dict[str, Any] = {"tenant_id": caller.tenant_id}
-    filters: dict[str, Any] = {"status": status, **visible(caller)}
+    filters: dict[str, Any] = {"status": status, "said": said, "end_user": end_user} | seen
+    if end_user not in (None, filters["end_user"]):
+        raise Forbidden("end_user names another customer than the header End-User")
     way = walk(cursors, **who, name="conversations", sort=sort, **filters)
     after = way.after(cursor)
     async with database.tenant(caller.tenant_id) as session:
@@ -206,6 +241,7 @@ async def list_conversations(
 )
 async def get_conversation(
     caller: ConversationReader,
+    seen: Visible,
     database: HeldDatabase,
     conversation_id: UUID,
     limit: Annotated[
@@ -221,7 +257,7 @@ async def get_conversation(
         "conversation_id": str(conversation_id),
     }
     async with database.tenant(caller.tenant_id) as session:
-        conversation = await find_visible(session, caller, conversation_id)
+        conversation = await find_visible(session, caller, conversation_id, seen)
         records = await answering.list_messages(session, **where, before=before, limit=limit)
     return ConversationWithMessages(
         **Conversation.model_validate(conversation).model_dump(),
@@ -235,15 +271,65 @@ async def get_conversation(
     responses=refusals(401, 403, 404, 409, 422, *ONCE),
 )
 async def close_conversation(
-    caller: ConversationWriter, once: HeldOnce, database: HeldDatabase, conversation_id: UUID
+    caller: ConversationWriter,
+    seen: Visible,
+    once: HeldOnce,
+    database: HeldDatabase,
+    conversation_id: UUID,
 ) -> Conversation:
     "End a conversation: it takes no more questions. A reply under way is still stored."
     where = {"tenant_id": caller.tenant_id, "conversation_id": str(conversation_id)}
     async with database.tenant(caller.tenant_id) as session:
-        await find_visible(session, caller, conversation_id)
+        await find_visible(session, caller, conversation_id, seen)
         shown = Conversation.model_validate(await answering.close_conversation(session, **where))
         await once.keep(session, shown, target_id=str(conversation_id))
     return shown
+
+# %% ../../nbs/service/12_conversations.ipynb #h002
+class ConversationChange(Strict):
+    "What changes of a conversation."
+
+    title: VisibleText | None = Field(None, max_length=200)
+    end_user: Text | None = Field(None, max_length=200)
+    metadata: Metadata | None = Field(None, description="In place of what it has.")
+
+
+@router.patch(
+    "/{conversation_id}", summary="Update a conversation", responses=refusals(401, 403, 404, 422)
+)
+async def update_conversation(
+    caller: ConversationWriter,
+    seen: Visible,
+    database: HeldDatabase,
+    conversation_id: UUID,
+    change: Annotated[ConversationChange, Body(examples=[{"title": "Offline kiosk"}])],
+) -> Conversation:
+    "Change the title of a conversation, its customer or its metadata."
+    values = change.model_dump(exclude_unset=True, exclude_none=True)
+    async with database.tenant(caller.tenant_id) as session:
+        record = await find_visible(session, caller, conversation_id, seen)
+        where = {"tenant_id": caller.tenant_id, "conversation_id": record.id}
+        changed = await describe_conversation(session, **where, **values) if values else record
+    return Conversation.model_validate(changed)
+
+# %% ../../nbs/service/12_conversations.ipynb #h003
+@router.delete(
+    "/{conversation_id}",
+    status_code=204,
+    summary="Erase a conversation",
+    responses=refusals(401, 403, 404, 422),
+)
+async def erase_conversation(
+    caller: ConversationWriter, seen: Visible, database: HeldDatabase, conversation_id: UUID
+) -> None:
+    "Delete a conversation and everything that was said in it, for good."
+    if caller.role == "agent":
+        raise Forbidden("agents cannot erase conversations: ask an admin")
+    async with database.tenant(caller.tenant_id) as session:
+        record = await find_visible(session, caller, conversation_id, seen)
+        await erasure.erase_conversation(
+            session, tenant_id=caller.tenant_id, conversation_id=record.id
+        )
 
 # %% ../../nbs/service/12_conversations.ipynb #c023
 def sse(event: str | MessageRecord) -> bytes:
@@ -334,6 +420,7 @@ async def begin(
 )
 async def create_message(
     caller: ConversationWriter,
+    seen: Visible,
     once: OnceByHand,
     service: HeldService,
     request: Request,
@@ -342,9 +429,9 @@ async def create_message(
     new: Annotated[NewMessage, Body(examples=[{"content": "How long does the kiosk …?"}])],
 ) -> Any:
     "Ask a question and get the reply: as JSON, or as events when `Accept` asks for them."
-    if visible(caller):
+    if seen:
         async with service.database.tenant(caller.tenant_id) as session:
-            await find_visible(session, caller, conversation_id)
+            await find_visible(session, caller, conversation_id, seen)
     exchange = await begin(
         once, service, caller=caller, conversation_id=str(conversation_id), new=new
     )

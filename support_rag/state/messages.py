@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import textwrap
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from . import tables
@@ -39,6 +41,7 @@ from support_rag.types import (
     Conflict,
     Filter,
     InputInvalid,
+    NotFound,
     Record,
     Role,
     Turn,
@@ -46,11 +49,11 @@ from support_rag.types import (
 )
 
 # %% auto #0
-__all__ = ['ConversationStatus', 'MAX_LISTED', 'MAX_QUESTION', 'MAX_TURNS', 'T', 'MAX_PAUSE_SECONDS', 'ABANDONED',
-           'ConversationRecord', 'create_conversation', 'get_conversation', 'list_conversations', 'change_open',
-           'close_conversation', 'MessageRecord', 'add_message', 'list_messages', 'check_question', 'Asked', 'turns_of',
-           'store_question', 'restore_question', 'patiently', 'place_of', 'sources_of', 'store_reply', 'store_summary',
-           'is_settled', 'read_settled']
+__all__ = ['ConversationStatus', 'MAX_LISTED', 'MAX_QUESTION', 'MAX_TITLE', 'MAX_TURNS', 'T', 'MAX_PAUSE_SECONDS', 'ABANDONED',
+           'ConversationRecord', 'create_conversation', 'get_conversation', 'mentions', 'list_conversations',
+           'change_open', 'close_conversation', 'MessageRecord', 'add_message', 'list_messages', 'title_of',
+           'check_question', 'Asked', 'turns_of', 'store_question', 'restore_question', 'patiently', 'place_of',
+           'sources_of', 'store_reply', 'store_summary', 'is_settled', 'read_settled']
 
 # %% ../../nbs/state/19_messages.ipynb #c006
 ConversationStatus = Literal["open", "closed", "handed_off"]
@@ -70,6 +73,8 @@ class ConversationRecord(Stored):
     summary: str = field(repr=False)
     summary_seq: int  # last message that the summary covers; 0: none
     next_seq: int  # number of the next question
+    end_user: str  # whom of its own customers the caller named; empty: nobody
+    metadata: dict[str, Any] = field(repr=False)
     created_at: datetime = field(repr=False)
     updated_at: datetime = field(repr=False)
 
@@ -81,10 +86,13 @@ async def create_conversation(
     user_id: str,
     title: str = "",
     key_id: str | None = None,
+    end_user: str = "",
+    metadata: Mapping[str, Any] | None = None,
 ) -> ConversationRecord:
     "Open a conversation of a user, or of a key that the user made."
-    values = {"tenant_id": tenant_id, "id": new_id(), "user_id": user_id, "key_id": key_id}
-    new = sa.insert(tables.conversations).values(**values, title=title)
+    who = {"tenant_id": tenant_id, "id": new_id(), "user_id": user_id, "key_id": key_id}
+    values = {"title": title, "end_user": end_user, "metadata": dict(metadata or {})}
+    new = sa.insert(tables.conversations).values(**who, **values)
     return await get(session, ConversationRecord, new.returning(*ConversationRecord.columns()))
 
 # %% ../../nbs/state/19_messages.ipynb #c010
@@ -95,6 +103,14 @@ async def get_conversation(
     return await get_owned(session, ConversationRecord, tenant_id, id=conversation_id)
 
 
+def mentions(tenant_id: str, said: str) -> sa.ColumnElement[bool]:
+    "Return the condition that words stand together in a title or a message, in any case."
+    m, c = tables.messages.c, tables.conversations.c
+    theirs = sa.and_(owned(tables.messages, tenant_id), m.conversation_id == c.id)
+    text = m.content.icontains(said, autoescape=True)
+    return sa.or_(c.title.icontains(said, autoescape=True), sa.exists().where(theirs, text))
+
+
 async def list_conversations(
     session: AsyncSession,
     *,
@@ -102,12 +118,14 @@ async def list_conversations(
     limit: int,
     after: Position | None = None,  # None: from the beginning
     sort: Sort = "-created_at",
+    said: str | None = None,  # words that stand together in the title or in a message
     **filters: Any,  # column → value, or a list of values; None: any
 ) -> list[ConversationRecord]:
     "Return conversations in order, those that pass the filters."
     own, chosen = owned(tables.conversations, tenant_id), having(tables.conversations, **filters)
+    spoken = sa.true() if said is None else mentions(tenant_id, said)
     return await list_sorted(
-        session, ConversationRecord, where=sa.and_(own, chosen),
+        session, ConversationRecord, where=sa.and_(own, chosen, spoken),
         limit=limit, after=after, sort=sort,
     )  # fmt: skip
 
@@ -159,11 +177,17 @@ class MessageRecord(Stored):
 async def add_message(
     session: AsyncSession, *, tenant_id: str, conversation_id: str, seq: int, **values: Any
 ) -> MessageRecord:
-    "Store a message, or return the one that has its number already."
+    """Store a message, or return the one that has its number already.
+
+    Raises `NotFound` where the conversation was erased meanwhile.
+    """
     key = {"conversation_id": conversation_id, "seq": seq}
     new = insert(tables.messages).values(tenant_id=tenant_id, id=new_id(), **key, **values)
     new = new.on_conflict_do_nothing(index_elements=["tenant_id", *key])
-    added = await find(session, MessageRecord, new.returning(*MessageRecord.columns()))
+    try:
+        added = await find(session, MessageRecord, new.returning(*MessageRecord.columns()))
+    except IntegrityError as error:
+        raise NotFound("no such conversation: it was erased") from error
     return added or await get_owned(session, MessageRecord, tenant_id, **key)
 
 # %% ../../nbs/state/19_messages.ipynb #c019
@@ -189,6 +213,16 @@ async def list_messages(
 
 # %% ../../nbs/state/19_messages.ipynb #c021
 MAX_QUESTION = 4000  # characters
+
+
+MAX_TITLE = 80  # characters of a title that is made of a question
+
+
+def title_of(question: str) -> str:
+    "Return a question as a title: one line, cut between words where it is long."
+    line = " ".join(question.split())
+    cut = textwrap.shorten(line, MAX_TITLE, placeholder=" …")
+    return cut if cut != "…" else line[: MAX_TITLE - 1] + "…"
 
 
 def check_question(text: str) -> str:
@@ -231,7 +265,9 @@ async def store_question(
     "Store a question and reserve its reply's number. Raises `Conflict` if the talk is over."
     where: dict[str, Any] = {"tenant_id": tenant_id, "conversation_id": conversation_id}
     index = await find_active_index(session, tenant_id=tenant_id)
-    conversation = await change_open(session, **where, next_seq=tables.conversations.c.next_seq + 2)
+    c = tables.conversations.c
+    titled = sa.case((c.title == "", title_of(content)), else_=c.title)
+    conversation = await change_open(session, **where, next_seq=c.next_seq + 2, title=titled)
     seq = conversation.next_seq - 2
     values: dict[str, Any] = {
         "content": content,

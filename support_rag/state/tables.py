@@ -181,7 +181,8 @@ dead = table("dead", uuid="tenant_id index_id", int="number n_terms")
 conversations = table(
     "conversations",
     uuid="tenant_id id user_id key_id",
-    text="title status summary",
+    text="title status summary end_user",
+    json="metadata",
     int="summary_seq next_seq",
     time="created_at updated_at",
 )

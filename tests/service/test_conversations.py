@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import redis
 from fastapi import Request
 from pydantic import SecretStr
 
@@ -23,7 +24,7 @@ from support_rag.state.indexes import Embedders
 from support_rag.state.ingest import Ingestion, accept, ingest
 from support_rag.state.settings import ServiceSettings
 from support_rag.types import GenerationFailed
-from tests.people import hashing_app, leaving_no_work, new_person
+from tests.people import as_superuser, hashing_app, leaving_no_work, new_person
 from tests.serving import Account, read_events, serving, signed_in
 from tests.state.test_ingest import ARTICLE, lease_of
 
@@ -356,3 +357,112 @@ def test_admins_are_shown_how_a_reply_came_about(servers: Running) -> None:
         for role, status in (("admin", 200), ("agent", 403), ("member", 403)):
             person = new_person(servers, tenant_id=account.tenant_id, role=role)
             assert account.client.get(path, headers=person.headers).status_code == status, role
+
+
+def everything_that_says(servers: Running, word: str) -> set[str]:
+    "Return the tables, and the keys in Redis, that hold a word."
+    with as_superuser(servers) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        names = [row[0] for row in rows.fetchall()]
+        query = "SELECT 1 FROM {} t WHERE t::text LIKE %s LIMIT 1"
+        like = [f"%{word}%"]
+        said = {n for n in names if connection.execute(query.format(n), like).fetchone()}
+        spelt = [f"%{word.encode().hex()}%"]  # what stands in a column of bytes
+        said |= {n for n in names if connection.execute(query.format(n), spelt).fetchone()}
+    client = redis.Redis.from_url(servers.redis_url)
+    for key in client.scan_iter():
+        kind = client.type(key).decode()
+        read = {
+            "string": client.get,
+            "hash": client.hgetall,
+            "list": lambda k: client.lrange(k, 0, -1),
+        }
+        held = read[kind](key) if kind in read else b""
+        if word.encode() in key + str(held).encode():
+            said.add(key.decode())
+    client.close()
+    return said
+
+
+def test_nothing_is_left_of_an_erased_conversation(owner: Account, servers: Running) -> None:
+    canary = f"canary{uuid.uuid4().hex}"
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    body = {"title": canary, "end_user": canary, "metadata": {"note": canary}}
+    made = owner.client.post("/api/v1/conversations", json=body, headers=key)
+    path = made.headers["location"]
+    for n in range(4):  # a summary is made of them
+        asked = {"content": f"{canary} {n}: {QUESTION}"}
+        answered = owner.client.post(f"{path}/messages", json=asked, headers={**key})
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        assert answered.status_code in (200, 422), answered.text
+    before = everything_that_says(servers, canary)
+    assert {"conversations", "messages", "traces", "idempotency"} <= before
+    assert owner.client.delete(path).status_code == 204
+    assert everything_that_says(servers, canary) == set()
+    assert problem_of(owner.client.get(path), 404)["code"] == "not_found"
+    assert problem_of(owner.client.delete(path), 404)["code"] == "not_found"
+
+
+def test_a_reply_under_way_finds_no_erased_conversation(owner: Account, servers: Running) -> None:
+    opened = owner.client.post("/api/v1/conversations").headers["location"]
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(owner.ask, opened.rpartition("/")[2], QUESTION) for _ in range(8)]
+        erased = owner.client.delete(opened)
+    assert erased.status_code == 204
+    assert {one.result().status_code for one in asked} <= {200, 404}
+    assert problem_of(owner.client.get(opened), 404)["code"] == "not_found"
+
+
+def test_a_title_is_made_of_the_first_question(owner: Account) -> None:
+    path = owner.client.post("/api/v1/conversations").headers["location"]
+    long = "The kiosk in our lobby is offline since this morning.\n" + QUESTION
+    for content in (long, "And then?"):
+        owner.client.post(f"{path}/messages", json={"content": content})
+    title = owner.client.get(path).json()["title"]
+    assert title.startswith("The kiosk in our lobby is offline since this morning. How long")
+    assert title.endswith(" …") and len(title) <= 80
+    changed = owner.client.patch(path, json={"title": "Lobby", "metadata": {"shop": 7}}).json()
+    assert (changed["title"], changed["metadata"], changed["end_user"]) == (
+        "Lobby",
+        {"shop": 7},
+        "",
+    )
+    assert owner.client.patch(path, json={}).json() == changed
+    assert (
+        problem_of(owner.client.patch(path, json={"title": " "}), 422)["code"]
+        == "input_invalid"
+    )
+
+
+def test_customers_behind_one_key_never_see_each_other(owner: Account) -> None:
+    made = {}
+    for who in ("ada", "bob"):
+        named = {"End-User": who}
+        made[who] = owner.client.post("/api/v1/conversations", headers=named).headers["location"]
+        asked = {"content": f"{QUESTION} says {who}"}
+        assert owner.client.post(f"{made[who]}/messages", json=asked, headers=named).is_success
+    ada = {"End-User": "ada"}
+    listed = owner.client.get("/api/v1/conversations", headers=ada).json()["items"]
+    assert [one["end_user"] for one in listed] == ["ada"]
+    found = owner.client.get("/api/v1/conversations", params={"said": "SAYS BOB"}, headers=ada)
+    assert found.json()["items"] == []
+    wild = owner.client.get("/api/v1/conversations", params={"said": "%_%"}).json()["items"]
+    assert wild == [], "signs of a pattern are looked for as they are"
+    for method, rest in (
+        ("GET", ""),
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("POST", "/close"),
+        ("POST", "/messages"),
+    ):
+        body = (
+            {"json": {"content": QUESTION} if rest == "/messages" else {}}
+            if method in ("PATCH", "POST") and rest != "/close"
+            else {}
+        )
+        answered = owner.client.request(method, made["bob"] + rest, headers=ada, **body)
+        assert problem_of(answered, 404)["code"] == "not_found", (method, rest)
+    both = owner.client.post("/api/v1/conversations", json={"end_user": "bob"}, headers=ada)
+    assert problem_of(both, 422)["code"] == "input_invalid"
+    other = owner.client.get("/api/v1/conversations", params={"end_user": "bob"}, headers=ada)
+    assert problem_of(other, 403)["code"] == "forbidden"
