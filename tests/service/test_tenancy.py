@@ -205,6 +205,7 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "search_chunks": {"query": QUESTION},
     "update_document": {"title": "Mine"},
+    "update_conversation": {"title": "Mine"},
 }
 WITHOUT = {  # take neither
     "get_health", "get_metrics", "list_problems", "get_problem", "get_me", "get_tenant",
