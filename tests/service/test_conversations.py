@@ -428,10 +428,7 @@ def test_a_title_is_made_of_the_first_question(owner: Account) -> None:
         "",
     )
     assert owner.client.patch(path, json={}).json() == changed
-    assert (
-        problem_of(owner.client.patch(path, json={"title": " "}), 422)["code"]
-        == "input_invalid"
-    )
+    assert problem_of(owner.client.patch(path, json={"title": " "}), 422)["code"] == "input_invalid"
 
 
 def test_customers_behind_one_key_never_see_each_other(owner: Account) -> None:
