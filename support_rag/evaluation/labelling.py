@@ -112,7 +112,7 @@ def label_case(
     write_whole(folder / "qrels.tsv", "\n".join([*kept, *grades, ""]))
     return load_labels(folder)
 
-# %% ../../nbs/evaluation/24_labelling.ipynb #e28fb4d6
+# %% ../../nbs/evaluation/24_labelling.ipynb #1e04bf4a
 def recall_of(told: Told, gold: Mapping[str, Sequence[Span]]) -> float:
     "Return the share of labelled characters that a release retrieved, in [0, 1]."
     held = by_source(told.hits)
@@ -131,7 +131,8 @@ def who_was_right(replay: Replay, labels: Labels) -> pd.DataFrame:
             scores = {name: recall_of(told, gold) for name, told in sides.items()}
         else:
             scores = {name: float(told.outcome == "abstain") for name, told in sides.items()}
-        facts = {"question": case.question, "answerable": question.answerable}
+        text = " ".join(case.question.split())[:80]
+        facts = {"question": text, "answerable": question.answerable}
         rows.append({**facts, **scores, "reply": case.id})
     return pd.DataFrame(rows, columns=["question", "answerable", "before", "after", "reply"])
 

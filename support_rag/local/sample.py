@@ -24,10 +24,14 @@ from ..state.settings import ServiceSettings
 from ..state.worker import load_ports
 
 # %% auto #0
-__all__ = ['Tick', 'ingest_all', 'converse', 'Sample', 'no_tick', 'sample_tenant']
+__all__ = ['Tick', 'no_tick', 'ingest_all', 'converse', 'Sample', 'sample_tenant']
 
-# %% ../../nbs/local/08_sample.ipynb #4ce7558f
+# %% ../../nbs/local/08_sample.ipynb #d6273277
 Tick = Callable[[str, int, int], None]  # what is done, how many of it, of how many
+
+
+def no_tick(what: str, done: int, total: int) -> None:
+    "Show nothing."
 
 
 async def ingest_all(
@@ -51,7 +55,7 @@ async def converse(
     *,
     tenant_id: str,
     user_id: str,
-    tick: Tick,
+    tick: Tick = no_tick,
 ) -> None:
     "Ask every message of every conversation, and store the replies."
     for n, messages in enumerate(conversations, 1):
@@ -63,7 +67,7 @@ async def converse(
                 pass
         tick("answered conversations", n, len(conversations))
 
-# %% ../../nbs/local/08_sample.ipynb #43c0be2a
+# %% ../../nbs/local/08_sample.ipynb #ee240240
 @dataclass(frozen=True, slots=True)
 class Sample:
     "An installation with one tenant, which agreed to be replayed."
@@ -72,10 +76,7 @@ class Sample:
     settings: ServiceSettings
     service: Service
     tenant_id: str
-
-
-def no_tick(what: str, done: int, total: int) -> None:
-    "Show nothing."
+    user_id: str
 
 
 @asynccontextmanager
@@ -102,7 +103,7 @@ async def sample_tenant(
                 await agree(session, **tenant, allowed=True)
             await ingest_all(service, files, **tenant, tick=tick)
             await converse(service, conversations, **tenant, user_id=user.id, tick=tick)
-            yield Sample(database, settings, service, **tenant)
+            yield Sample(database, settings, service, **tenant, user_id=user.id)
             await service.close()
         finally:
             await database.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,11 @@ from support_rag.types import (
 )
 
 # %% auto #0
-__all__ = ['KEPT', 'Also', 'Storing', 'MAX_HITS', 'Tasks', 'Service', 'ServingIndex', 'AbsentEmbedder', 'embedder_of', 'compose',
-           'compose_now', 'answer', 'note_release', 'note', 'summarise', 'Exchange', 'respond', 'store', 'carry',
-           'start', 'ask', 'reply', 'known', 'resume', 'search', 'ConversationRecord', 'MessageRecord',
-           'close_conversation', 'create_conversation', 'get_conversation', 'list_conversations', 'list_messages']
+__all__ = ['Choose', 'KEPT', 'Also', 'Storing', 'MAX_HITS', 'Tasks', 'Chosen', 'Service', 'ServingIndex', 'AbsentEmbedder',
+           'embedder_of', 'compose', 'compose_now', 'answer', 'note_release', 'note', 'summarise', 'Exchange',
+           'respond', 'store', 'carry', 'start', 'ask', 'reply', 'known', 'resume', 'search', 'ConversationRecord',
+           'MessageRecord', 'close_conversation', 'create_conversation', 'get_conversation', 'list_conversations',
+           'list_messages']
 
 # %% ../../nbs/state/20_answering.ipynb #c006
 from support_rag.state.messages import (
@@ -109,6 +110,18 @@ class Tasks:
             await asyncio.gather(*running, return_exceptions=True)
 
 # %% ../../nbs/state/20_answering.ipynb #c011
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    "A release that answers a question in place of the one that serves."
+
+    release: Release
+    generator: Generator
+    index: IndexRecord  # of the release
+
+
+Choose = Callable[[Asked], Awaitable[Chosen | None]]  # a question → who answers; None: who serves
+
+
 class Service:
     "Answers questions and searches, for all tenants of one process."
 
@@ -127,6 +140,7 @@ class Service:
         self.facts = read_facts() if home is not None else None
         self.embedders, self.generator = embedders, generator
         self.earlier: dict[str, tuple[Release, Generator]] = {}  # by the digest of their index
+        self.choose: Choose | None = None  # what another release answers; None: nothing
         self.tasks = Tasks(at_once)
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -200,6 +214,7 @@ def compose(
     tenant_id: str,
     index: IndexRecord | None,
     chosen: Filter | None = None,  # which documents may be read; None: every one
+    instead: Chosen | None = None,  # who answers; None: the release of the index
 ) -> Pipeline:
     "Return the pipeline that answers on an index."
     release, embedder = service.release, embedder_of(service, index)
@@ -209,6 +224,8 @@ def compose(
     place = {"tenant_id": tenant_id, "index_id": index.id}
     serving = ServingIndex(service.database, **place, dim=index.dim, chosen=chosen)
     release, generator = service.serving(index.digest)
+    if instead is not None:
+        release, generator = instead.release, instead.generator
     return Pipeline(release, embedder, serving, generator)
 
 
@@ -298,14 +315,16 @@ async def respond(service: Service, exchange: Exchange, asked: Asked) -> None:
     "Answer a stored question, store the reply, and summarise when that is due."
     question, summary = asked.question, asked.conversation.summary
     place, chosen = {"tenant_id": question.tenant_id}, load_filter(question.filter)
-    pipeline = compose(service, **place, index=asked.index, chosen=chosen)
+    instead = None if service.choose is None else await service.choose(asked)
+    index = asked.index if instead is None else instead.index
+    pipeline = compose(service, **place, index=index, chosen=chosen, instead=instead)
     drafts = pipeline.stream(question.content, history=asked.history, summary=summary)
     async with aclosing(drafts) as events:
         async for event in events:
             if isinstance(event, str):
                 exchange.events.put_nowait(event)
                 continue
-            index_id = None if asked.index is None else asked.index.id
+            index_id = None if index is None else index.id
             message = await store_reply(service.database, question, event, index_id=index_id)
             note(message, event)
             note_release(service, pipeline, event)

@@ -18,8 +18,8 @@ from ..types import InputInvalid
 # %% auto #0
 __all__ = ['UNSTORABLE', 'metadata', 'TYPES', 'tenants', 'users', 'sign_ins', 'jobs', 'GLOBAL_TABLES', 'sessions',
            'refresh_tokens', 'tickets', 'api_keys', 'idempotency', 'usage', 'documents', 'staged_vectors', 'indexes',
-           'labels', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages', 'traces', 'storable',
-           'Text', 'dump_json', 'table']
+           'labels', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages', 'traces', 'feedback',
+           'canaries', 'storable', 'Text', 'dump_json', 'table']
 
 # %% ../../nbs/state/02_tables.ipynb #c006
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -196,3 +196,17 @@ messages = table(
     time="created_at",
 )
 traces = table("traces", uuid="tenant_id message_id index_id", json="facts", time="created_at")
+feedback = table(
+    "feedback",
+    uuid="tenant_id message_id",
+    text="verdict reason",
+    time="created_at updated_at",
+)
+canaries = table(
+    "canaries",
+    uuid="tenant_id id",
+    text="release_id index_digest why",
+    json="parameters",
+    real="share",
+    time="started_at stopped_at",
+)

@@ -1,21 +1,27 @@
 """The routes of conversations and search, through a real socket."""
 
 import asyncio
+import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from fastapi import Request
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from support_rag.cli.main import app as cli
 from support_rag.embed import HashingEmbedder
+from support_rag.evaluation.publishing import save_parameters
 from support_rag.generate import ExtractiveGenerator
 from support_rag.local.servers import Running
-from support_rag.release import Release, load_release
+from support_rag.release import Release, load_release, resource
 from support_rag.service.app import create_app
 from support_rag.service.conversations import stream
 from support_rag.state.answering import Exchange, MessageRecord
@@ -23,7 +29,7 @@ from support_rag.state.database import create_database
 from support_rag.state.indexes import Embedders
 from support_rag.state.ingest import Ingestion, accept, ingest
 from support_rag.state.settings import ServiceSettings
-from support_rag.types import GenerationFailed
+from support_rag.types import Conflict, GenerationFailed
 from tests.people import as_superuser, hashing_app, leaving_no_work, new_person
 from tests.serving import Account, read_events, serving, signed_in
 from tests.state.test_ingest import ARTICLE, lease_of
@@ -463,3 +469,74 @@ def test_customers_behind_one_key_never_see_each_other(owner: Account) -> None:
     assert problem_of(both, 422)["code"] == "input_invalid"
     other = owner.client.get("/api/v1/conversations", params={"end_user": "bob"}, headers=ada)
     assert problem_of(other, 403)["code"] == "forbidden"
+
+
+def say(account: Account, message_id: str, **said: Any) -> Any:
+    "Send feedback on a reply."
+    return account.client.post(f"/api/v1/messages/{message_id}/feedback", json=said)
+
+
+def test_feedback_is_the_last_word_on_a_reply(owner: Account, stranger: Account) -> None:
+    talk = owner.open()
+    reply = owner.ask(talk, QUESTION).json()["id"]
+    first = say(owner, reply, verdict="down", reason="outdated").json()
+    assert (first["verdict"], first["reason"]) == ("down", "outdated")
+    last = say(owner, reply, verdict="up").json()
+    assert (last["verdict"], last["reason"]) == ("up", None) and last["message_id"] == reply
+    assert last["created_at"] == first["created_at"] < last["updated_at"]
+    problem_of(say(owner, reply, verdict="up", reason="rude"), 422)
+    problem_of(say(owner, reply, verdict="down", reason="ugly"), 422)
+    question = owner.messages(talk)[0]["id"]
+    assert problem_of(say(owner, question, verdict="up"), 404)["code"] == "not_found"
+    problem_of(say(stranger, reply, verdict="up"), 404)
+
+
+def test_a_canary_answers_its_share_and_says_so(
+    owner: Account, servers: Running, release: Release, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SUPPORT_RAG_DATABASE_URL", servers.app_url)
+    monkeypatch.setenv("SUPPORT_RAG_REDIS_URL", servers.redis_url)
+    settings = save_parameters(
+        release.parameters, Path(shutil.copy(resource("settings.ini"), tmp_path / "candidate.ini"))
+    )
+
+    def command(*words: str) -> Any:
+        return CliRunner().invoke(cli, ["canary", *words, "--tenant", owner.tenant_id])
+
+    strict = ("--set", "gate.answer_threshold=1", "--set", "gate.abstain_threshold=0.99")
+    before = owner.open()
+    known = owner.ask(before, QUESTION).json()["release_id"]
+    start = ("start", str(settings), "--why", "to see", "--share", "0.5")
+    begun = command(*start, *strict)
+    assert begun.exit_code == 0 and "50% of new conversations" in begun.output, begun.output
+    refused = command(*start, *strict, "--set", "chunk.size_tokens=40")
+    assert isinstance(refused.exception, Conflict) and "has no index" in refused.exception.message
+
+    path = "/api/v1/release/canary"
+    canary = owner.client.get(path).json()
+    assert owner.ask(before, QUESTION).json()["release_id"] == known, "it was open before"
+    sides: dict[str, set[str]] = {known: set(), canary["release_id"]: set()}
+    for _ in range(12):
+        talk = owner.open()
+        replies = [owner.ask(talk, QUESTION).json() for _ in range(2)]
+        [answered] = {reply["release_id"] for reply in replies}
+        assert {r["decision"] for r in replies} == {"answer" if answered == known else "abstain"}
+        sides[answered].add(talk)
+    assert all(sides.values()), "by chance once in 2,048 runs not"
+
+    [ends, *_] = owner.client.get(path).json()["ends"]
+    counted = [ends[name] for name in ("candidate", "candidate_of", "serving", "serving_of")]
+    n = len(sides[known])
+    assert counted == [0, 12 - n, n, n] and not ends["differs"], "too few to tell"
+    shown = json.loads(command("status", "--json").output)
+    assert (
+        shown["release"] == canary["release_id"]
+        and shown["ends"][0]["candidate"] == f"0 of {12 - n}"
+    )
+    assert command("stop").exit_code == 0
+    assert owner.client.get(path).json()["stopped_at"]
+    stopped = [
+        owner.ask(talk, QUESTION).json()["release_id"] for talk in sides[canary["release_id"]]
+    ]
+    assert set(stopped) == {known}

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from support_rag.embed import HashingEmbedder
 from support_rag.generate import ExtractiveGenerator
 from support_rag.local.servers import Running
+from support_rag.release import load_release, read_facts
 from support_rag.service import app as application
 from support_rag.service.lists import Cursors
 from support_rag.state import (
@@ -40,7 +41,15 @@ from support_rag.state import (
     traces,
 )
 from support_rag.state.answering import Service
+from support_rag.state.canary import (
+    Canaries,
+    compare_canary,
+    last_canary,
+    start_canary,
+    stop_canary,
+)
 from support_rag.state.database import Database, create_database, database_url, plain
+from support_rag.state.feedback import give_feedback
 from support_rag.state.idempotency import Try
 from support_rag.state.indexes import Embedders, index_status, serving_index
 from support_rag.state.ingest import Ingestion, accept, ingest
@@ -162,6 +171,7 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
     "erase_conversation": {"path.conversation_id": Owner.conversation},
     "create_message": {"path.conversation_id": Owner.conversation},
     "get_trace": {"path.message_id": Owner.reply},
+    "create_feedback": {"path.message_id": Owner.reply},
     "list_users": {"query.cursor": lambda owner: owner.cursor("/api/v1/users", owner.user)},
     "get_user": {"path.user_id": Owner.user},
     "update_user": {"path.user_id": Owner.user},
@@ -175,7 +185,7 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
 }
 CHANGES = {
     "delete_document", "update_document", "reingest_document", "close_conversation",
-    "update_conversation", "erase_conversation",
+    "update_conversation", "erase_conversation", "create_feedback",
     "create_message", "update_user", "revoke_invitation",
     "revoke_key",
 }  # fmt: skip
@@ -199,6 +209,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "ingest_document": {"title": "Mine", "content": "# Mine", "source": "mine.md"},
     "create_conversation": {"title": "Mine"},
     "create_message": {"content": QUESTION},
+    "create_feedback": {"verdict": "down", "reason": "wrong"},
     "create_completion": {
         "model": "support-rag",
         "messages": [{"role": "user", "content": QUESTION}],
@@ -210,6 +221,7 @@ BODIES: dict[str, dict[str, Any]] = {
 WITHOUT = {  # take neither
     "get_health", "get_metrics", "list_problems", "get_problem", "get_me", "get_tenant",
     "sign_out_user", "list_models", "get_model", "get_release", "ingest_documents",
+    "get_canary",
 }  # fmt: skip
 
 
@@ -597,6 +609,9 @@ async def live(database: Database, tenant_id: str) -> None:
         await ingest(context, lease)
     assert accepted is not None
     service = Service(database, release, embedders, ExtractiveGenerator())
+    other = load_release(release.parameters.with_(retrieve={"k": 2}))
+    await start_canary(database, other, release, **place, share=0.5, why="to look")
+    service.choose = Canaries(database, read_facts(), lambda _: ExtractiveGenerator()).choose
     hits, _ = await answering.search(service, **place, query=QUESTION, chosen=Filter())
     async with database.tenant(tenant_id) as session:
         user = await store.create_user(
@@ -618,6 +633,9 @@ async def live(database: Database, tenant_id: str) -> None:
         listed = await messages.list_messages(session, **talk)
         await messages.restore_question(session, **place, message_id=listed[0].id)
         await traces.get_trace(session, **place, message_id=listed[-1].id)
+        await give_feedback(session, **place, message_id=listed[-1].id, verdict="up")
+        await compare_canary(session, await last_canary(session, **place))
+        await stop_canary(session, **place)
         await messages.close_conversation(session, **talk)
         await store.list_documents(session, **place, limit=10, tags=["a"])
         await store.lock_document(session, **place, document_id=accepted.document.id)

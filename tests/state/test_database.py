@@ -55,6 +55,9 @@ ROWS = {
     "idempotency": {"caller_id": str(uuid.UUID(int=1)), "route": "r", "key": "k",
                     "fingerprint": "f", "claim_id": str(uuid.UUID(int=2)), "lease_until": LATER},
     "usage": {"day": LATER.date()},
+    "feedback": {"message_id": "messages", "verdict": "up"},
+    "canaries": {"id": ..., "release_id": "r", "index_digest": "d", "parameters": {}, "share": 0.5,
+                 "why": "w"},
 }  # fmt: skip
 
 
@@ -411,6 +414,14 @@ def test_chunks_and_traces_of_an_older_schema_stay(superuser_url, app_url):
     with old.connect() as connection:
         rows = connection.execute(sa.text("SELECT text, lead, embedding::text FROM chunks")).all()
         traces = connection.execute(sa.text("SELECT message_id::text, facts FROM traces")).all()
+    with old.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0010")
+        gone = connection.execute(
+            sa.text("SELECT to_regclass('feedback'), to_regclass('canaries')")
+        )
+        assert gone.one() == (None, None)
+    assert migrate(url.render_as_string(False), app_user=app) == head(), "down and up again"
     assert rows == [("text", "", "[1,0,0]")] and traces == [(ids["reply"], {"query": "q"})]
     with psycopg.connect(superuser_url, autocommit=True) as admin:
         admin.execute("DROP DATABASE of_before")
