@@ -69,6 +69,8 @@ from .operations import Vitals, load_assets
 from .passwords import Hasher
 from .provenance import Provenance, look_up, refuse_unproven
 from .sockets import inherited, listen
+
+# %% ../../nbs/service/19_app.ipynb #c901
 from ..state.answering import Service
 from ..state.canary import Canaries
 from ..state.database import check_roles, create_database

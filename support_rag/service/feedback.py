@@ -13,7 +13,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 
 from .access import HeldDatabase
-from .conversations import ConversationWriter, find_visible
+from .conversations import ConversationWriter, Visible, find_visible
 from .http import Strict, StrictRoute, refusals
 from .idempotency import ONCE, HeldOnce
 from ..state.feedback import Reason, Verdict, give_feedback
@@ -54,6 +54,7 @@ async def create_feedback(
     caller: ConversationWriter,
     once: HeldOnce,
     database: HeldDatabase,
+    seen: Visible,
     message_id: UUID,
     new: Annotated[NewFeedback, Body(examples=[{"verdict": "down", "reason": "incomplete"}])],
 ) -> Feedback:
@@ -61,7 +62,7 @@ async def create_feedback(
     where = {"tenant_id": caller.tenant_id, "message_id": str(message_id)}
     async with database.tenant(caller.tenant_id) as session:
         reply = await get_owned(session, MessageRecord, caller.tenant_id, id=str(message_id))
-        await find_visible(session, caller, UUID(reply.conversation_id))
+        await find_visible(session, caller, UUID(reply.conversation_id), seen)
         given = await give_feedback(session, **where, verdict=new.verdict, reason=new.reason)
         shown = Feedback.model_validate(given)
         await once.keep(session, shown, target_id=str(message_id))
