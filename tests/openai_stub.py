@@ -9,7 +9,8 @@ Start it and point a client at it:
         client = AsyncOpenAI(base_url=stub.base_url, api_key="test", max_retries=0)
 
 Without a script every request succeeds: chat answers `stub.default.tokens`, embeddings answer a
-unit vector that depends only on the text, `stub.dim` wide (or `dimensions` of the request).
+unit vector that depends only on the text, `stub.dim` wide (or `dimensions` of the request);
+`OpenAIStub(vector=...)` gives texts that mean the same vectors that are alike.
 
 Script what comes next. Each request takes one `Reply` from the front; when the queue is empty,
 `stub.default` answers. Replace `stub.default` to make a fault last:
@@ -106,8 +107,13 @@ def vector_of(text: str, dim: int) -> list[float]:
 class OpenAIStub:
     "The server. Use it as a context manager, or call `start` and `close`."
 
-    def __init__(self, *, dim: int = 1536) -> None:
-        self.dim = dim
+    def __init__(
+        self,
+        *,
+        dim: int = 1536,
+        vector: Callable[[str, int], list[float]] = vector_of,  # a text and `dim` → its embedding
+    ) -> None:
+        self.dim, self.vector = dim, vector
         self.default = Reply()
         self.answer: Callable[[Any], Reply] | None = None
         self.requests: list[Seen] = []
@@ -201,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.endswith("/chat/completions"):
             self._send(200, reply.body or _chat(reply, body), reply.headers)
         elif self.path.endswith("/embeddings"):
-            self._send(200, reply.body or _embeddings(reply, body, stub.dim), reply.headers)
+            self._send(200, reply.body or _embeddings(reply, body, stub), reply.headers)
         else:
             self._send(404, b'{"error": {"message": "no such path"}}', {})
 
@@ -304,14 +310,14 @@ def _chat(reply: Reply, body: Any) -> bytes:
     return json.dumps(data).encode()
 
 
-def _embeddings(reply: Reply, body: Any, dim: int) -> bytes:
+def _embeddings(reply: Reply, body: Any, stub: OpenAIStub) -> bytes:
     texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
-    dim = reply.dim or body.get("dimensions") or dim
+    dim = reply.dim or body.get("dimensions") or stub.dim
     texts += ["extra"] * max(0, reply.count)
     texts = texts[: len(texts) + min(0, reply.count)]
     data = []
     for index, text in enumerate(texts):
-        vector = vector_of(str(text), dim) if reply.value is None else [reply.value] * dim
+        vector = stub.vector(str(text), dim) if reply.value is None else [reply.value] * dim
         packed: Any = vector
         if body.get("encoding_format") == "base64":
             packed = base64.b64encode(struct.pack(f"<{dim}f", *vector)).decode()

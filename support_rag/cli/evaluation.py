@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from support_rag.evaluation.labels import Labels
 
 # %% auto #0
-__all__ = ['app', 'console', 'LabelsOption', 'show', 'labels_of', 'measuring', 'run', 'list_', 'show_run', 'compare', 'gate',
-           'draft']
+__all__ = ['app', 'console', 'LabelsOption', 'show', 'labels_of', 'measuring', 'run', 'list_', 'show_run', 'compare', 'report',
+           'gate', 'draft']
 
 # %% ../../nbs/cli/00_evaluation.ipynb #c005
 app = typer.Typer(
@@ -107,6 +107,21 @@ def compare(
     from support_rag.evaluation.runs import load_run
 
     show(compare_runs(load_run(reference), load_run(candidate))._repr_markdown_())
+
+# %% ../../nbs/cli/00_evaluation.ipynb #r002
+@app.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option(help="the file; without it, `runs.html` beside the local runs")
+    ] = None,
+) -> None:
+    "Write the page of all runs as one HTML file, which loads nothing."
+    from support_rag.evaluation.overview import overview
+    from support_rag.evaluation.runs import local_runs, write_whole
+
+    made, path = overview(), out or local_runs().parent / "runs.html"
+    write_whole(path, made.html)
+    print(f"{made.n} runs in {path}")
 
 # %% ../../nbs/cli/00_evaluation.ipynb #c011
 @app.command()

@@ -279,7 +279,11 @@ def run_folders() -> tuple[Path, ...]:
     return (local_runs(),) if committed is None else (committed, local_runs())
 
 # %% ../../nbs/evaluation/08_runs.ipynb #c033
-def read_run(path: Path) -> Run:
+def read_run(
+    path: Path,
+    *,
+    name: str = "",  # that the run gets; empty: that of the file
+) -> Run:
     "Return the run in a file. Raises `RunInvalid`."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -289,7 +293,7 @@ def read_run(path: Path) -> Run:
     schema = content.pop("schema", None) if isinstance(content, dict) else None
     if schema != SCHEMA or set(content) | {"served"} != wanted:
         raise RunInvalid(f"{path.name} is no run of schema {SCHEMA}: measure it again")
-    return Run(**content, name=path.stem)
+    return Run(**content, name=name or path.stem)
 
 
 def check_finite(run: Run) -> None:
@@ -334,10 +338,12 @@ def save_run(
     return path
 
 # %% ../../nbs/evaluation/08_runs.ipynb #c037
-def run_files(folders: Iterable[Path]) -> Iterator[Path]:
-    "Yield the files of runs, newest name last within each folder."
+def run_files(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    "Yield the name and the file of each run; those of an experiment are in a folder of its name."
     for folder in folders:
-        yield from sorted(folder.glob("[!.]*.json"))
+        for pattern in ("[!.]*.json", "[!.]*/[!.]*.json"):
+            for path in sorted(folder.glob(pattern)):
+                yield path.relative_to(folder).with_suffix("").as_posix(), path
 
 
 def load_run(
@@ -348,8 +354,8 @@ def load_run(
     "Return a run. Raises `NotFound`, `InputInvalid` when several fit, and `RunInvalid`."
     if Path(name).suffix == ".json" and Path(name).is_file():
         return read_run(Path(name))
-    files = {path.stem: path for path in reversed(list(run_files(folders or run_folders())))}
-    starting = sorted(stem for stem in files if stem.startswith(name))
+    files = dict(reversed(list(run_files(folders or run_folders()))))
+    starting = sorted(known for known in files if known.startswith(name))
     fitting = [name] if name in files else starting
     if not fitting or not name:
         near = get_close_matches(name, files, n=1, cutoff=0.3)
@@ -357,7 +363,7 @@ def load_run(
         raise NotFound(f"there is no run {name!r}: {hint}")
     if len(fitting) > 1:
         raise InputInvalid(f"{name!r} fits {', '.join(fitting)}: write more of the name")
-    return read_run(files[fitting[0]])
+    return read_run(files[fitting[0]], name=fitting[0])
 
 # %% ../../nbs/evaluation/08_runs.ipynb #c039
 @dataclass(frozen=True, slots=True, repr=False)
@@ -396,9 +402,9 @@ def list_runs(
 ) -> Runs:
     "Return every run of the folders."
     runs, unreadable = list[Run](), list[str]()
-    for path in run_files(folders or run_folders()):
+    for name, path in run_files(folders or run_folders()):
         try:
-            runs.append(read_run(path))
+            runs.append(read_run(path, name=name))
         except RunInvalid as error:
             unreadable.append(error.message)
     return Runs(tuple(sorted(runs, key=lambda run: run.created_at)), tuple(unreadable))
