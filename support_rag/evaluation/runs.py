@@ -279,12 +279,8 @@ def run_folders() -> tuple[Path, ...]:
     return (local_runs(),) if committed is None else (committed, local_runs())
 
 # %% ../../nbs/evaluation/08_runs.ipynb #c033
-def read_run(
-    path: Path,
-    *,
-    name: str = "",  # that the run gets; empty: that of the file
-) -> Run:
-    "Return the run in a file. Raises `RunInvalid`."
+def read_run(path: Path, *, name: str = "") -> Run:
+    "Return the run in a file, named as the file unless told. Raises `RunInvalid`."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
