@@ -317,6 +317,8 @@ for (const group of document.querySelectorAll(".of")) {
   group.addEventListener("mouseout", light(false));
 }
 """
+
+# %% ../../nbs/evaluation/28_overview.ipynb #c033
 PAGE_STYLE = """
 body{max-width:1400px}td,th{padding:4px 9px 4px 0;font-size:13px}
 th button{all:unset;cursor:pointer;font-weight:600}
@@ -333,7 +335,7 @@ background:var(--paper);border:1px solid var(--line);border-radius:4px;margin:4p
 @page{size:A4 landscape}@media print{input.filter{display:none}table.all td small{min-width:0}}
 """
 
-
+# %% ../../nbs/evaluation/28_overview.ipynb #c034
 def page(
     runs: Sequence[Run],  # oldest first
     *,
@@ -360,7 +362,7 @@ def page(
         parts.append(part("Files that are no runs", f"<ul>{listed}</ul>"))
     return document("Runs", "".join(parts), script=SCRIPT, style=PLOT_STYLE + PAGE_STYLE)
 
-# %% ../../nbs/evaluation/28_overview.ipynb #c034
+# %% ../../nbs/evaluation/28_overview.ipynb #c037
 class Overview:
     "The page of runs: a notebook shows it in a frame, and `html` is the file."
 
