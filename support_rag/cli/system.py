@@ -102,6 +102,10 @@ def migrate(
             help="first create both roles and the database, through SUPPORT_RAG_SUPERUSER_URL",
         ),
     ] = False,
+    back_to: Annotated[
+        str | None,
+        typer.Option(help="go back to an older version instead; what came later is lost"),
+    ] = None,
 ) -> None:
     "Bring the schema up to date as its owner."
     from support_rag.state import database
@@ -119,7 +123,11 @@ def migrate(
             app=app_url.username or "",
             database=owner_url.database or "",
         )
-    version = database.migrate(database.plain(owner_url), app_user=app_url.username or "")
+    plain = database.plain(owner_url)
+    if back_to is not None:
+        version = database.migrate_back(plain, version=back_to)
+    else:
+        version = database.migrate(plain, app_user=app_url.username or "")
     console.print(f"the schema is at {version}")
 
 # %% ../../nbs/cli/02_system.ipynb #c011

@@ -26,7 +26,8 @@ from ..types import InputInvalid, NotFound, SettingsInvalid, SupportRagError, Un
 # %% auto #0
 __all__ = ['RIGHTS', 'GRANTS', 'RETRY', 'SET_TENANT', 'MIGRATE_LOCK', 'ROLE_FAULTS', 'TABLE_FAULTS', 'database_url', 'plain',
            'compose', 'create_roles', 'as_role', 'unavailable', 'translated', 'Database', 'commit', 'driver',
-           'create_database', 'migrations', 'head', 'migrate', 'schema_version', 'check_roles']
+           'create_database', 'migrations', 'head', 'migrating', 'version_of', 'migrate', 'migrate_back',
+           'schema_version', 'check_roles']
 
 # %% ../../nbs/state/03_database.ipynb #c006
 def database_url(url: str) -> sa.URL:
@@ -245,22 +246,49 @@ def head() -> str:
     return str(ScriptDirectory.from_config(migrations()).get_current_head())
 
 
-def migrate(owner_url: str, *, app_user: str) -> str:
-    "Bring the database up to date as its owner; return the version it is at."
+@contextmanager
+def migrating(owner_url: str) -> Iterator[tuple[sa.Connection, Config]]:
+    "Open the transaction of one migrator at a time."
     engine = sa.create_engine(database_url(owner_url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATE_LOCK)))
         config = migrations()
         config.attributes["connection"] = connection
+        yield connection, config
+
+
+def version_of(connection: sa.Connection) -> str:
+    "Return the version that the schema is at."
+    return str(MigrationContext.configure(connection).get_current_revision())
+
+# %% ../../nbs/state/03_database.ipynb #c036b
+def migrate(owner_url: str, *, app_user: str) -> str:
+    "Bring the database up to date as its owner; return the version it is at."
+    with migrating(owner_url) as (connection, config):
         command.upgrade(config, "head")
-        app = engine.dialect.identifier_preparer.quote(app_user)
+        app = connection.dialect.identifier_preparer.quote(app_user)
         for grant in (
             f"SELECT, INSERT, UPDATE, DELETE ON {', '.join(metadata.tables)}",
             "SELECT ON alembic_version",
             "USAGE ON chunk_numbers, segment_numbers",
         ):
             connection.exec_driver_sql(f"GRANT {grant} TO {app}")
-        return str(MigrationContext.configure(connection).get_current_revision())
+        return version_of(connection)
+
+
+def migrate_back(
+    owner_url: str,
+    *,
+    version: str,  # four digits
+) -> str:
+    "Take a schema back to an older version; return it. Raises `InputInvalid` for one not below."
+    known = {str(one.revision) for one in ScriptDirectory.from_config(migrations()).walk_revisions()}
+    with migrating(owner_url) as (connection, config):
+        present = version_of(connection)
+        if version not in known or version > present:
+            raise InputInvalid(f"the schema is at {present}; {version!r} is no version below it")
+        command.downgrade(config, version)
+        return version_of(connection)
 
 # %% ../../nbs/state/03_database.ipynb #c038
 ROLE_FAULTS = sa.text("""

@@ -19,6 +19,7 @@ from support_rag.state.database import (
     driver,
     head,
     migrate,
+    migrate_back,
     migrations,
 )
 from support_rag.state.tables import GLOBAL_TABLES, metadata
@@ -383,7 +384,22 @@ def test_migrating_again_changes_nothing(owner_url, app_url):
     assert migrate(owner_url, app_user=app) == head() == migrate(owner_url, app_user=app)
 
 
-def test_chunks_and_traces_of_an_older_schema_stay(superuser_url, app_url):
+def schema_of(connection: sa.Connection) -> set[tuple[str, ...]]:
+    "Return columns, constraints, indexes and policies, in words."
+    statements = (
+        "SELECT table_name, column_name, data_type, is_nullable, coalesce(column_default, '') "
+        "FROM information_schema.columns WHERE table_schema = 'public'",
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = 'public'::regnamespace",
+        "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "SELECT tablename, policyname, qual, with_check FROM pg_policies",
+        "SELECT relname, relrowsecurity::text, relforcerowsecurity::text FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
+    )
+    return {tuple(row) for text in statements for row in connection.execute(sa.text(text))}
+
+
+def test_chunks_and_traces_of_an_older_schema_stay_there_and_back(superuser_url, app_url):
     url = sa.make_url(superuser_url).set(database="of_before")
     with psycopg.connect(superuser_url, autocommit=True) as admin:
         admin.execute("CREATE DATABASE of_before")
@@ -403,12 +419,13 @@ def test_chunks_and_traces_of_an_older_schema_stay(superuser_url, app_url):
             "INSERT INTO chunks VALUES (:tenant, :index, :chunk, :document, 0, 0, 4, 1, 1, 1, 3, "
             "'{}', 'text', '[1,0,0]')",
             "INSERT INTO users (tenant_id, id, email, password_hash, role) "
-            "VALUES (:tenant, :user, 'e', 'h', 'owner')",
+            "VALUES (:tenant, :user, 'e', 'h', 'customer')",
             "INSERT INTO conversations (tenant_id, id, user_id) VALUES (:tenant, :talk, :user)",
             "INSERT INTO messages (tenant_id, id, conversation_id, seq, role, content, trace) "
             "VALUES (:tenant, :reply, :talk, 2, 'assistant', 'c', '{\"query\": \"q\"}')",
         ):
             connection.execute(sa.text(statement), ids)
+        schema = schema_of(connection)
     app = sa.make_url(app_url).username
     assert migrate(url.render_as_string(False), app_user=app) == head()
     with old.connect() as connection:
@@ -423,6 +440,17 @@ def test_chunks_and_traces_of_an_older_schema_stay(superuser_url, app_url):
         assert gone.one() == (None, None)
     assert migrate(url.render_as_string(False), app_user=app) == head(), "down and up again"
     assert rows == [("text", "", "[1,0,0]")] and traces == [(ids["reply"], {"query": "q"})]
+    with pytest.raises(InputInvalid, match="is no version below it"):
+        migrate_back(url.render_as_string(False), version="9999")
+    assert migrate_back(url.render_as_string(False), version="0001") == "0001"
+    with old.connect() as connection:
+        assert schema_of(connection) == schema
+        rows = connection.execute(sa.text("SELECT text, embedding::text FROM chunks")).all()
+        traces = connection.execute(sa.text("SELECT id::text, trace FROM messages")).all()
+        roles = connection.execute(sa.text("SELECT role FROM users")).scalars().all()
+    assert rows == [("text", "[1,0,0]")] and traces == [(ids["reply"], {"query": "q"})]
+    assert roles == ["customer"]
+    assert migrate(url.render_as_string(False), app_user=app) == head()
     with psycopg.connect(superuser_url, autocommit=True) as admin:
         admin.execute("DROP DATABASE of_before")
 

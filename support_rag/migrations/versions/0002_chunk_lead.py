@@ -10,3 +10,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.execute("ALTER TABLE chunks ADD COLUMN lead text NOT NULL DEFAULT ''")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE chunks DROP COLUMN lead")

@@ -24,3 +24,8 @@ def upgrade() -> None:
         """
     )
     op.execute("ALTER TABLE documents FORCE ROW LEVEL SECURITY")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE documents DROP COLUMN source_map")
+    op.execute("ALTER TABLE chunks DROP COLUMN source_start, DROP COLUMN source_end")

@@ -41,3 +41,17 @@ def upgrade() -> None:
     op.execute("ALTER TABLE messages FORCE ROW LEVEL SECURITY")
     op.execute("ALTER TABLE messages DROP COLUMN trace")
     op.execute(POLICY)
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE messages ADD COLUMN trace jsonb NOT NULL DEFAULT '{}'")
+    for table in ("messages", "traces"):
+        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+    op.execute(
+        """
+        UPDATE messages m SET trace = t.facts FROM traces t
+        WHERE t.tenant_id = m.tenant_id AND t.message_id = m.id
+        """
+    )
+    op.execute("ALTER TABLE messages FORCE ROW LEVEL SECURITY")
+    op.execute("DROP TABLE traces")

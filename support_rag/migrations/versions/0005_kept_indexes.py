@@ -42,3 +42,15 @@ def upgrade() -> None:
         "CHECK (kind IN ('ingest', 'reindex', 'retire'))"
     )
     op.execute(LABELS)
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE labels")
+    op.execute("DELETE FROM jobs WHERE kind = 'retire'")
+    op.execute("ALTER TABLE jobs DROP CONSTRAINT jobs_kind_check")
+    op.execute(
+        "ALTER TABLE jobs ADD CONSTRAINT jobs_kind_check CHECK (kind IN ('ingest', 'reindex'))"
+    )
+    op.execute(
+        "ALTER TABLE indexes DROP COLUMN kept_until, DROP COLUMN comparison, DROP COLUMN override"
+    )

@@ -132,3 +132,20 @@ def upgrade() -> None:
         op.execute(statements)
     for table in TENANT_TABLES:
         op.execute(POLICY.format(table=table))
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE conversations DROP COLUMN key_id")
+    for table in ("usage", "idempotency", "api_keys", "tickets", "refresh_tokens", "sessions"):
+        op.execute(f"DROP TABLE {table}")
+    op.execute("DROP INDEX users_newest")
+    op.execute("ALTER TABLE users NO FORCE ROW LEVEL SECURITY")
+    op.execute("ALTER TABLE users DROP CONSTRAINT users_role_check")
+    op.execute("UPDATE users SET role = 'customer' WHERE role = 'member'")
+    op.execute(
+        "ALTER TABLE users ADD CONSTRAINT users_role_check"
+        " CHECK (role IN ('owner', 'admin', 'agent', 'customer'))"
+    )
+    op.execute("ALTER TABLE users FORCE ROW LEVEL SECURITY")
+    op.execute("ALTER TABLE users DROP COLUMN name, DROP COLUMN updated_at")
+    op.execute("ALTER TABLE tenants DROP COLUMN settings, DROP COLUMN updated_at")

@@ -17,3 +17,7 @@ ALTER TABLE idempotency
 
 def upgrade() -> None:
     op.execute(CLAIMS)
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE idempotency DROP COLUMN claim_id, DROP COLUMN lease_until")

@@ -10,3 +10,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.execute("ALTER TABLE messages ADD COLUMN generator text, ADD COLUMN model text")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE messages DROP COLUMN generator, DROP COLUMN model")

@@ -11,3 +11,8 @@ depends_on = None
 def upgrade() -> None:
     op.execute("ALTER TABLE documents ADD COLUMN tags text[] NOT NULL DEFAULT '{}'")
     op.execute("ALTER TABLE messages ADD COLUMN filter jsonb")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE messages DROP COLUMN filter")
+    op.execute("ALTER TABLE documents DROP COLUMN tags")
