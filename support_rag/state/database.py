@@ -282,7 +282,9 @@ def migrate_back(
     version: str,  # four digits
 ) -> str:
     "Take a schema back to an older version; return it. Raises `InputInvalid` for one not below."
-    known = {str(one.revision) for one in ScriptDirectory.from_config(migrations()).walk_revisions()}
+    known = {
+        str(one.revision) for one in ScriptDirectory.from_config(migrations()).walk_revisions()
+    }
     with migrating(owner_url) as (connection, config):
         present = version_of(connection)
         if version not in known or version > present:
