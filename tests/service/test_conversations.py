@@ -29,7 +29,7 @@ from support_rag.state.database import create_database
 from support_rag.state.indexes import Embedders
 from support_rag.state.ingest import Ingestion, accept, ingest
 from support_rag.state.settings import ServiceSettings
-from support_rag.types import Conflict, GenerationFailed
+from support_rag.types import Conflict, Forbidden, GenerationFailed, InputInvalid
 from tests.people import as_superuser, hashing_app, leaving_no_work, new_person
 from tests.serving import Account, read_events, serving, signed_in
 from tests.state.test_ingest import ARTICLE, lease_of
@@ -491,15 +491,40 @@ def test_feedback_is_the_last_word_on_a_reply(owner: Account, stranger: Account)
     problem_of(say(stranger, reply, verdict="up"), 404)
 
 
-def test_a_canary_answers_its_share_and_says_so(
-    owner: Account, servers: Running, release: Release, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+@pytest.fixture
+def settings(
+    servers: Running, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    "The settings file of the release that serves, and commands that find its servers."
     monkeypatch.setenv("SUPPORT_RAG_DATABASE_URL", servers.app_url)
     monkeypatch.setenv("SUPPORT_RAG_REDIS_URL", servers.redis_url)
-    settings = save_parameters(
-        release.parameters, Path(shutil.copy(resource("settings.ini"), tmp_path / "candidate.ini"))
-    )
+    copied = Path(shutil.copy(resource("settings.ini"), tmp_path / "candidate.ini"))
+    return save_parameters(release.parameters, copied)
+
+
+def test_conversations_are_replayed_for_a_tenant_that_agreed(
+    owner: Account, settings: Path, tmp_path: Path
+) -> None:
+    owner.ask(owner.open(), f"I am bob@example.com. {QUESTION}")
+    file = tmp_path / "replay.json"
+    words = [str(settings), "--against", "stored", "--save", str(file), "--tenant", owner.tenant_id]
+    refused = CliRunner().invoke(cli, ["replay", *words])
+    assert isinstance(refused.exception, Forbidden) and not file.exists()
+    agreed = owner.client.patch("/api/v1/tenant", json={"allow_replay": True})
+    assert agreed.json()["allow_replay"]
+    same = CliRunner().invoke(cli, ["replay", *words])
+    assert same.exit_code == 0 and "0 end in another decision" in same.output, same.output
+    assert "bob@example.com" not in file.read_text() and "[email]" in file.read_text()
+    strict = ["--set", "gate.answer_threshold=1", "--set", "gate.abstain_threshold=0.99"]
+    other = CliRunner().invoke(cli, ["replay", *words, *strict, "--json"])
+    found = json.loads(other.stdout[other.stdout.index("{") :])
+    assert found["flips"] >= 1 and found["figures"][0]["after"] == 0.0
+    assert QUESTION not in other.output, "figures, and nobody's words"
+    wrong = CliRunner().invoke(cli, ["replay", *words, "--set", "k=4"])
+    assert isinstance(wrong.exception, InputInvalid)
+
+
+def test_a_canary_answers_its_share_and_says_so(owner: Account, settings: Path) -> None:
 
     def command(*words: str) -> Any:
         return CliRunner().invoke(cli, ["canary", *words, "--tenant", owner.tenant_id])
