@@ -33,7 +33,7 @@ def build(to: Path, config: Path = CONFIG) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [MKDOCS, "build", "--strict", "-f", config, "-d", to],
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "no_proxy": "*"},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 
 

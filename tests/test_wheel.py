@@ -29,7 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, code: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SUPPORT_RAG_")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SUPPORT_RAG_", "PYTHON"))}
     done = subprocess.run(
         [python, "-c", code], cwd="/", env=clean, check=False, capture_output=True, text=True,
         timeout=300,

@@ -235,7 +235,7 @@ def test_controls_draw_what_they_say(labels: Labels) -> None:
 LIVE = "application/vnd.jupyter.widget-view+json"
 
 
-@pytest.mark.parametrize("name", ["nbs/evaluation/16_comparison.ipynb", "evals/06_look.ipynb"])
+@pytest.mark.parametrize("name", ["nbs/evaluation/22_views.ipynb", "evals/06_look.ipynb"])
 def test_committed_views_are_pages_and_nothing_of_a_kernel(name: str) -> None:
     notebook = json.loads((ROOT / name).read_text())
     outputs = [o.get("data", {}) for c in notebook["cells"] for o in c.get("outputs", [])]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from nbdev.export import nb_export
 from scipy.stats import binomtest
 
-from support_rag.evaluation.cache import Cache, silent
+from support_rag.evaluation.cache import FILE, Cache, cache_folder, silent
 from support_rag.evaluation.labels import load_labels, sample
 from support_rag.evaluation.metrics import paired_bootstrap
 from support_rag.evaluation.outcomes import risk_bound
@@ -159,8 +161,14 @@ sys.exit(not verdict.passed)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "A state folder that all gates of this module share: chunks are embedded once."
-    return tmp_path_factory.mktemp("home")
+    "A state folder that all gates of this module share; what `make gate` measured is in it."
+    home = tmp_path_factory.mktemp("home")
+    if (known := cache_folder() / FILE).is_file():  # its keys are digests of code and data
+        (home / "cache").mkdir()
+        own = closing(sqlite3.connect(home / "cache" / FILE))
+        with closing(sqlite3.connect(known)) as of_gate, own as copy:
+            of_gate.backup(copy)
+    return home
 
 
 def gate_of(project: Path, home: Path) -> subprocess.CompletedProcess[str]:
