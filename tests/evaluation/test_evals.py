@@ -18,7 +18,7 @@ from support_rag.types import Answer, Chunk, Decision, GenerationFailed, Hit, Ou
 from tests.openai_stub import OpenAIStub, Reply
 
 ROOT = Path(__file__).parents[2]
-OWN = ("00_dataset", "03_generation", "04_gate", "05_latency", "06_release")
+OWN = ("00_dataset", "03_generation", "04_gate", "05_latency", "06_release", "07_replay")
 
 
 def outputs(name: str) -> list[dict[str, Any]]:
