@@ -201,7 +201,8 @@ ANSWER_MODULES = (
     "language.packed", "language.models", "embed", "language.spelling", "retrieve",
     "dialogue.replies", "dialogue.courtesy", "dialogue.wishes", "dialogue.intent",
     "dialogue.follow_up", "prompt", "language.alike", "units", "quote", "dialogue.clarify",
-    "generate", "grounds", "gate", "dialogue.plan", "pipeline", "state.lexical", "state.pgindex",
+    "generate", "grounds", "gate", "dialogue.plan", "finding", "pipeline", "state.lexical",
+    "state.pgindex",
 )  # fmt: skip
 NUMERIC_LIBRARIES = (
     "numpy", "onnx", "onnxruntime", "tokenizers", "tiktoken", "pystemmer", "pgvector",

@@ -101,7 +101,7 @@ class Project:
         self.write("support_rag/gate.py", MODULE)
         self.write("support_rag/state/store.py", "def get():\n    return 1\n")
         self.notebook("nbs/12_gate.ipynb", "#| export\nx = 1")
-        self.notebook("nbs/13_pipeline.ipynb", "%time\nfrom support_rag.gate import decide")
+        self.notebook("nbs/14_pipeline.ipynb", "%time\nfrom support_rag.gate import decide")
         self.notebook("nbs/state/00_store.ipynb", "from support_rag.gate import decide")
         self.write("tests/test_gate.py", "")
         self.write("tests/test_pipeline.py", "from support_rag.gate import decide")
@@ -163,7 +163,7 @@ def test_one_definition_reaches_its_own_tests_and_its_importers(
     assert chosen.lint == ["nbs/12_gate.ipynb", "support_rag/gate.py"]
     assert chosen.notebooks == {
         "nbs/12_gate.ipynb": "changed",
-        "nbs/13_pipeline.ipynb": "imports what changed",
+        "nbs/14_pipeline.ipynb": "imports what changed",
     }
     assert chosen.tests == {
         "tests/test_gate.py": "its own tests",
@@ -219,13 +219,13 @@ def test_what_is_far_ends_when_the_time_is_up(
 def test_the_notebook_is_run_before_what_imports_it(check: ModuleType) -> None:
     chosen = check.Selection(
         lint=["nbs/12_gate.ipynb"],
-        notebooks={"nbs/13_pipeline.ipynb": "imports what changed", "evals/04.ipynb": "changed"},
+        notebooks={"nbs/14_pipeline.ipynb": "imports what changed", "evals/04.ipynb": "changed"},
         tests={"tests/test_gate.py": "its own tests"},
         types=True,
     )
     steps = list(check.steps_of(chosen))
     assert [step.name for step in steps] == [
-        "lint", "format", "types", "evals/04.ipynb", "tests/test_gate.py", "nbs/13_pipeline.ipynb",
+        "lint", "format", "types", "evals/04.ipynb", "tests/test_gate.py", "nbs/14_pipeline.ipynb",
     ]  # fmt: skip
-    assert [step.name for step in steps if not step.always] == ["nbs/13_pipeline.ipynb"]
+    assert [step.name for step in steps if not step.always] == ["nbs/14_pipeline.ipynb"]
     assert "--nbval-lax" in steps[3].command and steps[3].environ == {"SUPPORT_RAG_EVAL": "reduced"}

@@ -16,6 +16,7 @@ import pytest
 from support_rag.chunk import chunk
 from support_rag.dialogue.replies import ENGLISH, GERMAN, REASONS
 from support_rag.embed import Embedder, Embeddings, HashingEmbedder
+from support_rag.finding import Answering
 from support_rag.generate import (
     Breaker,
     CallBudget,
@@ -26,7 +27,7 @@ from support_rag.generate import (
 )
 from support_rag.language.models import Kind
 from support_rag.parse import parse
-from support_rag.pipeline import Answering, Pipeline, close, run
+from support_rag.pipeline import Pipeline, close, run
 from support_rag.prompt import NOT_IN_SOURCES
 from support_rag.release import Parameters, Release, load_release
 from support_rag.retrieve import Index, InMemoryIndex

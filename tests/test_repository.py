@@ -172,7 +172,7 @@ def test_imports_never_go_upwards() -> None:
     ("here", "module", "there"),
     [
         ("04_chunk.ipynb", "retrieve", "06_retrieve.ipynb"),  # a higher number
-        ("13_pipeline.ipynb", "state.store", "state/05_store.ipynb"),  # the trunk into a wing
+        ("14_pipeline.ipynb", "state.store", "state/05_store.ipynb"),  # the trunk into a wing
         ("formats/05_html.ipynb", "parse", "03_parse.ipynb"),  # a format into its reader
         ("evaluation/08_runs.ipynb", "state.jobs", "state/11_jobs.ipynb"),  # wing into wing
         ("state/05_store.ipynb", "evaluation.labels", "evaluation/01_labels.ipynb"),

@@ -44,9 +44,10 @@ __all__ = ['FILE', 'KEYS_AT_ONCE', 'T', 'Tick', 'CONFIGURATIONS', 'ShowProgress'
 # %% ../../nbs/evaluation/03_cache.ipynb #c900
 from ..embed import LOCAL_EMBEDDERS, Embedder, Embeddings, load_embedder
 from .labels import Question
+from ..finding import Answering, write
 from ..generate import CallBudget, Generator, load_generator, prompt_key
 from ..language.models import Kind
-from ..pipeline import Answering, Pipeline, write
+from ..pipeline import Pipeline
 from support_rag.release import (
     NUMERIC_LIBRARIES,
     EmbedParameters,

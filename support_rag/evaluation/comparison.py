@@ -43,8 +43,8 @@ from .runs import Run, build_run
 from .stages import Depth, load_rankings, ranked_hits
 from .sweep import asked_of, running
 from .trials import gather, make_study, measure, name_of
+from ..finding import Found, together
 from ..generate import ExtractiveGenerator
-from ..pipeline import Found, together
 from ..release import Parameters, load_parameters, validate
 from ..types import Chunk, Hit, InputInvalid, Rankings, Record
 

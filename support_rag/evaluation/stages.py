@@ -50,9 +50,10 @@ from support_rag.evaluation.metrics import (
     ndcg_at_k,
     span_scores,
 )
+from ..finding import Found, find, parts_of, together, weigh
 from ..language.models import Kind
 from ..language.segmentation import count_tokens
-from ..pipeline import Found, find, heard, parts_of, together, trouble_of, weigh
+from ..pipeline import heard, trouble_of
 from ..prompt import strip_citations
 from support_rag.release import (
     ChunkParameters,
@@ -165,7 +166,7 @@ ANSWERING = (
     "types", "language.segmentation", "chunk", "language.analyse", "embed", "retrieve",
     "dialogue.replies", "dialogue.courtesy", "dialogue.wishes", "dialogue.intent",
     "dialogue.follow_up", "prompt", "language.alike", "units", "quote", "dialogue.clarify",
-    "generate", "grounds", "gate", "dialogue.plan", "pipeline",
+    "generate", "grounds", "gate", "dialogue.plan", "finding", "pipeline",
 )  # fmt: skip
 
 
