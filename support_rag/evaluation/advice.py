@@ -98,7 +98,8 @@ def cell(value: Any) -> str:
         return f"#{value:,}"
     if isinstance(value, (float, np.floating)):
         figure = float(value)
-        places = 0 if abs(figure) >= 100 else 3 if abs(figure) < 10 else 1
+        size = abs(figure)
+        places = 0 if size >= 100 else 1 if size >= 10 else 3 if size >= 0.01 or size == 0 else 5
         return "#–" if math.isnan(figure) else f"#{figure:,.{places}f}"
     return escape(str(value))
 
