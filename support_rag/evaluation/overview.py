@@ -258,7 +258,8 @@ def pictures(group: Group, source: Source) -> str:
     said = ("share of the variance between these configurations that a parameter explains "
             "alone, chance subtracted; a dot is a configuration, a bar the mean")  # fmt: skip
     return (
-        f"<h3>From parameters to quality and cost</h3>{lines}"
+        "<h3>From parameters to quality and cost</h3><p class=soft>a line is a configuration, "
+        f"the bluer the better; the best is thick, the present one dashed</p>{lines}"
         f"<h3>Which parameter matters</h3><p class=soft>{said}</p>{bars}"
         f"<h3>Quality against cost</h3>{points}"
         f"<h3>Questions × configurations, by {escape(short_name(metric))}</h3>{disputed}"
@@ -332,7 +333,8 @@ table.group svg.bar{display:inline-block;width:150px;vertical-align:middle;margi
 tr.own td{font-weight:600}.scale{margin:0 0 2px}code{font-size:12.5px}
 input.filter{font:inherit;padding:4px 8px;width:min(320px,100%);color:var(--ink);
 background:var(--paper);border:1px solid var(--line);border-radius:4px;margin:4px 0}
-@page{size:A4 landscape}@media print{input.filter{display:none}table.all td small{min-width:0}}
+@page{size:A4 landscape}@media print{input.filter{display:none}
+table.all td small{min-width:150px}td,th,code{font-size:9.5px;padding-right:5px}}
 """
 
 # %% ../../nbs/evaluation/28_overview.ipynb #c034

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from support_rag.evaluation.overview import Source, groups_of, page
+from support_rag.evaluation.overview import Overview, Source, groups_of, page
 from support_rag.evaluation.regression import load_reference
 from support_rag.evaluation.runs import Run, list_runs, load_run, save_run, summarise_rows
 from tests.browser import chromium, is_expected
@@ -113,4 +113,13 @@ if is_expected():
         view.locator("table.group tbody tr").first.hover()
         assert view.locator("polyline.lit").count() == 1
         assert view.locator("b", has_text="and").count() == 0, "a question is text"
+        view.close()
+
+    def test_a_notebook_shows_it_in_a_frame(browser: Browser, path: Path) -> None:
+        view = opened(browser, path, 1440, "light")
+        html = path.read_text(encoding="utf-8")
+        view.set_content(Overview(html, 9)._repr_html_())
+        frame = view.frame_locator("iframe")
+        frame.locator("table.all").get_by_role("button", name="chunks").click()
+        assert frame.locator("table.all th[aria-sort]").count() == 1
         view.close()
