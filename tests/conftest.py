@@ -19,14 +19,21 @@ settings.load_profile("same")
 
 LONGEST = (
     "test_show",
-    "test_up",
-    "test_following",
-    "test_indexes",
     "test_worker",
-    "test_workbench",
-    "test_runs",
+    "test_up",
     "test_hostile",
+    "test_runs",
+    "test_following",
+    "test_workbench",
+    "test_sweep",
+    "test_site",
+    "test_indexes",
+    "test_tenancy",
+    "test_ingest",
     "test_served",
+    "test_access",
+    "test_servers",
+    "test_compose",
     "test_main",
 )
 
