@@ -1114,6 +1114,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'support_rag/evaluation/replay.py'),
                                                'support_rag.evaluation.replay.shared': ( 'evaluation/replay.html#shared',
                                                                                          'support_rag/evaluation/replay.py'),
+                                               'support_rag.evaluation.replay.shares_of': ( 'evaluation/replay.html#shares_of',
+                                                                                            'support_rag/evaluation/replay.py'),
                                                'support_rag.evaluation.replay.summarise': ( 'evaluation/replay.html#summarise',
                                                                                             'support_rag/evaluation/replay.py'),
                                                'support_rag.evaluation.replay.told': ( 'evaluation/replay.html#told',

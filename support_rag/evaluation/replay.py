@@ -30,8 +30,8 @@ from ..types import Answer, InputInvalid, Record, Span, Turn
 
 # %% auto #0
 __all__ = ['Place', 'FEWEST', 'MEASURED', 'SHOWN', 'Told', 'told', 'by_source', 'shared', 'Case', 'disagreements',
-           'clustered_bootstrap', 'dollars', 'Replay', 'summarise', 'flips_of', 'sentence_of', 'left_out', 'case_frame',
-           'describe_replay', 'save_replay', 'told_from', 'load_replay']
+           'clustered_bootstrap', 'dollars', 'Replay', 'summarise', 'flips_of', 'shares_of', 'sentence_of', 'left_out',
+           'case_frame', 'describe_replay', 'save_replay', 'told_from', 'load_replay']
 
 # %% ../../nbs/evaluation/23_replay.ipynb #429cc857
 Place = tuple[str, int, int]  # source of the document, first character, one past the last
@@ -221,6 +221,22 @@ def flips_of(replay: Replay) -> pd.DataFrame:
     return counted.reindex(index=names, columns=names, fill_value=0)
 
 # %% ../../nbs/evaluation/23_replay.ipynb #50293ab8
+def shares_of(
+    table: pd.DataFrame,  # of `summarise`
+    talks: int,  # conversations
+) -> str:
+    "Return which shares of the decisions moved, and how surely."
+    if talks < FEWEST:
+        return f"{FEWEST} conversations are the fewest that say how surely any share moved"
+    decisions = table[table["figure"].isin(("answered", "handed off", "abstained"))]
+    sure = decisions[(decisions["low"] > 0) | (decisions["high"] < 0)]
+    said = [
+        f"{row.figure} {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        for row in sure.itertuples()
+    ]
+    return f"more than chance can explain: {', '.join(said) or 'no share of a decision'}"
+
+
 def sentence_of(replay: Replay) -> str:
     "Return what a replay found, in one sentence."
     cases = replay.sound
@@ -230,16 +246,10 @@ def sentence_of(replay: Replay) -> str:
     flips = [case for case in noticed if case.flips]
     gained = sum(case.after.outcome == "answer" for case in flips)
     lost = sum(case.before.outcome == "answer" for case in flips)
-    answered = summarise(replay).iloc[0]
-    sure = "more than" if answered["low"] > 0 or answered["high"] < 0 else "which"
-    moved = f"by {answered['difference']:+.3f} [{answered['low']:+.3f}, {answered['high']:+.3f}], "
-    moved += f"{sure} chance can explain"
-    if talks < FEWEST:
-        moved = f"by {answered['difference']:+.3f}, and {FEWEST} conversations could say how surely"
     return (
         f"Of {len(cases)} questions in {talks} conversations, {len(flips)} end in another decision "
         f"({gained} newly answered, {lost} no longer answered) and {len(noticed) - len(flips)} in "
-        f"another reply; the share answered changes {moved}."
+        f"another reply; {shares_of(summarise(replay), talks)}."
     )
 
 
