@@ -3029,6 +3029,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'support_rag.registry.is_same': ('registry.html#is_same', 'support_rag/registry.py'),
                                       'support_rag.registry.load_entry': ('registry.html#load_entry', 'support_rag/registry.py'),
                                       'support_rag.registry.locked': ('registry.html#locked', 'support_rag/registry.py'),
+                                      'support_rag.registry.modules_of': ('registry.html#modules_of', 'support_rag/registry.py'),
                                       'support_rag.registry.note_served': ('registry.html#note_served', 'support_rag/registry.py'),
                                       'support_rag.registry.pick': ('registry.html#pick', 'support_rag/registry.py'),
                                       'support_rag.registry.registry_folder': ('registry.html#registry_folder', 'support_rag/registry.py'),

@@ -16,14 +16,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from .release import Facts, Parameters, Release, Writer, release_of, resource, validate
+from support_rag.release import (
+    ANSWER_MODULES,
+    INDEX_MODULES,
+    Facts,
+    Parameters,
+    Release,
+    Writer,
+    release_of,
+    resource,
+    validate,
+)
 from .sources import first_difference
 from .types import InputInvalid, NotFound, Record, SupportRagError
 
 # %% auto #0
-__all__ = ['Action', 'VARIABLE', 'SERVED', 'describe', 'described', 'RegistryBroken', 'sha256', 'canonical', 'Entry',
-           'load_entry', 'registry_folder', 'replace_file', 'locked', 'Registry', 'pick', 'find_faults', 'utc_now',
-           'append', 'entry_of', 'Standing', 'is_same', 'standing_of', 'note_served', 'find_served']
+__all__ = ['Action', 'VARIABLE', 'SERVED', 'describe', 'modules_of', 'described', 'RegistryBroken', 'sha256', 'canonical',
+           'Entry', 'load_entry', 'registry_folder', 'replace_file', 'locked', 'Registry', 'pick', 'find_faults',
+           'utc_now', 'append', 'entry_of', 'Standing', 'is_same', 'standing_of', 'note_served', 'find_served']
 
 # %% ../nbs/15_registry.ipynb #c006
 def describe(release: Release, facts: Facts) -> dict[str, Any]:
@@ -36,12 +46,22 @@ def describe(release: Release, facts: Facts) -> dict[str, Any]:
         "sources": dict(facts.sources),
         "versions": dict(facts.versions),
         "learned": dict(facts.learned),
+        "modules": {"index": list(facts.index_modules), "answer": list(facts.answer_modules)},
     }
+
+
+def modules_of(description: Mapping[str, Any]) -> list[list[str]]:
+    "Return the modules that shape chunks, and those that answer, of a described release."
+    if (told := description.get("modules")) is not None:
+        return [told["index"], told["answer"]]
+    sources = description["sources"]  # before descriptions told, `finding` was in `pipeline`
+    return [[m for m in modules if m in sources] for modules in (INDEX_MODULES, ANSWER_MODULES)]
 
 
 def described(description: Mapping[str, Any]) -> Release:
     "Return the release that a description is of. Its digests are computed, not believed."
-    facts = Facts(*(description[name] for name in ("sources", "versions", "learned")))
+    made = [description[name] for name in ("sources", "versions", "learned")]
+    facts = Facts(*made, *modules_of(description))
     parameters = validate(description["parameters"], origin="the description")
     return release_of(parameters, facts, writer=Writer(**description["writer"]))
 

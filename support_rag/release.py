@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import configparser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -209,16 +209,18 @@ NUMERIC_LIBRARIES = (
     "pypdfium2", "python-docx", "selectolax", "markdown-it-py", "charset-normalizer",
 )  # fmt: skip
 
-
+# %% ../nbs/02_release.ipynb #c023b
 def index_digest(
     parameters: Parameters,
     sources: Mapping[str, str],  # module → digest of its source
     versions: Mapping[str, str],  # library → version
+    *,
+    modules: Sequence[str] = INDEX_MODULES,
 ) -> str:
     "Return the digest of what shapes stored chunks: equal digests mean an index still fits."
     shaping = {"chunk": parameters.chunk.model_dump(), "embed": parameters.embed.model_dump()}
-    modules = {name: sources[name] for name in INDEX_MODULES}
-    return digest({"parameters": shaping, "sources": modules, "versions": dict(versions)})
+    made = {name: sources[name] for name in modules}
+    return digest({"parameters": shaping, "sources": made, "versions": dict(versions)})
 
 
 def answer_digest(
@@ -226,11 +228,13 @@ def answer_digest(
     sources: Mapping[str, str],  # module → digest of its source
     versions: Mapping[str, str],  # library → version
     learned: Mapping[str, str],  # path below `data/` → SHA-256
+    *,
+    modules: Sequence[str] = ANSWER_MODULES,
 ) -> str:
     "Return the digest of what turns a question and an index into an answer."
     deciding = parameters.model_dump(exclude={"chunk", "embed"})
-    modules = {name: sources[name] for name in ANSWER_MODULES}
-    named = {"parameters": deciding, "sources": modules, "versions": dict(versions)}
+    made = {name: sources[name] for name in modules}
+    named = {"parameters": deciding, "sources": made, "versions": dict(versions)}
     return digest({**named, "learned": dict(learned)})
 
 # %% ../nbs/02_release.ipynb #w001
@@ -287,6 +291,8 @@ class Facts(Record):
     sources: Mapping[str, str]  # module → digest of its source
     versions: Mapping[str, str]  # library → version
     learned: Mapping[str, str]  # path below `data/` → SHA-256
+    index_modules: Sequence[str] = INDEX_MODULES  # that shape stored chunks
+    answer_modules: Sequence[str] = ANSWER_MODULES  # between a question and its answer
 
 
 def read_facts() -> Facts:
@@ -303,10 +309,11 @@ def release_of(
     writer: Writer,
 ) -> Release:
     "Return the release that these parameters are with this code, these libraries and this data."
+    made = (facts.sources, facts.versions)
     return Release(
         parameters=parameters,
-        index_digest=index_digest(parameters, facts.sources, facts.versions),
-        answer_digest=answer_digest(parameters, facts.sources, facts.versions, facts.learned),
+        index_digest=index_digest(parameters, *made, modules=facts.index_modules),
+        answer_digest=answer_digest(parameters, *made, facts.learned, modules=facts.answer_modules),
         writer=writer,
     )
 

@@ -14,8 +14,24 @@ from support_rag.generate import ExtractiveGenerator
 from support_rag.parse import parse
 from support_rag.pipeline import Pipeline
 from support_rag.receipt import ReceiptInvalid, answer_with_receipt, load_receipt, verify
-from support_rag.registry import Entry, Registry, RegistryBroken, append, entry_of, standing_of
-from support_rag.release import Parameters, Writer, load_release, read_facts, release_of
+from support_rag.registry import (
+    Entry,
+    Registry,
+    RegistryBroken,
+    append,
+    describe,
+    described,
+    entry_of,
+    standing_of,
+)
+from support_rag.release import (
+    Parameters,
+    Writer,
+    load_release,
+    read_facts,
+    release_of,
+    resource,
+)
 from support_rag.retrieve import InMemoryIndex
 
 FACTS = read_facts()
@@ -113,3 +129,22 @@ async def test_a_receipt_replays_and_every_flipped_byte_is_found(tmp_path: Path)
     assert "the text from" in (await verify(edited)).difference
     other = replace(FACTS, sources={**FACTS.sources, "quote": "edited"})
     assert "code of quote is edited here" in (await verify(receipt, facts=other)).difference
+
+
+def test_a_release_of_other_modules_is_still_the_one_it_was() -> None:
+    fewer = FACTS.answer_modules[:-1]
+    older = replace(FACTS, answer_modules=fewer, sources={**FACTS.sources, "gone": "5b1e"})
+    older = replace(older, answer_modules=[*fewer, "gone"])
+    release = release_of(Parameters(), older, writer=Writer())
+    assert release.id != release_of(Parameters(), FACTS, writer=Writer()).id
+    description = describe(release, older)
+    assert described(description).id == release.id
+    description["modules"]["answer"].remove("gone")
+    assert described(description).id != release.id, "the modules are part of the id"
+
+
+def test_the_history_in_this_repository_can_be_read() -> None:
+    registry = Registry(resource("data/releases"))
+    assert registry.faults() == []
+    for entry in registry.entries():
+        assert described(entry.description).id == entry.release_id
