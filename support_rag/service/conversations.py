@@ -44,14 +44,14 @@ from support_rag.state.messages import (
 )
 from ..state.store import get_owned
 from ..state.traces import get_trace as read_trace
-from ..types import Forbidden, InputInvalid, SupportRagError
+from ..types import Forbidden, SupportRagError
 
 # %% auto #0
 __all__ = ['HeldService', 'router', 'ConversationReader', 'ConversationWriter', 'EndUser', 'Visible', 'PING_SECONDS',
            'EVENT_STREAM', 'EVENT', 'ANSWERS', 'Admin', 'tracing', 'Source', 'Message', 'Conversation',
            'ConversationWithMessages', 'NewConversation', 'NewMessage', 'visible', 'find_visible',
            'create_conversation', 'list_conversations', 'get_conversation', 'close_conversation', 'ConversationChange',
-           'update_conversation', 'erase_conversation', 'sse', 'sse_problem', 'stream', 'last', 'begin',
+           'update_conversation', 'delete_conversation', 'sse', 'sse_problem', 'stream', 'last', 'begin',
            'create_message', 'Trace', 'get_trace']
 
 # %% ../../nbs/service/12_conversations.ipynb #c006
@@ -189,7 +189,7 @@ async def create_conversation(
     given = (new or NewConversation()).model_dump()
     if (named := seen.get("end_user")) is not None:
         if given["end_user"] not in ("", named):
-            raise InputInvalid("the header End-User and the body name two customers: send one")
+            raise Forbidden("the header End-User names another customer than the body: send one")
         given["end_user"] = named
     async with database.tenant(caller.tenant_id) as session:
         created = await answering.create_conversation(
@@ -316,13 +316,13 @@ async def update_conversation(
 @router.delete(
     "/{conversation_id}",
     status_code=204,
-    summary="Erase a conversation",
+    summary="Delete a conversation",
     responses=refusals(401, 403, 404, 422),
 )
-async def erase_conversation(
+async def delete_conversation(
     caller: ConversationWriter, seen: Visible, database: HeldDatabase, conversation_id: UUID
 ) -> None:
-    "Delete a conversation and everything that was said in it, for good."
+    "Erase a conversation and everything that was said in it, for good."
     if caller.role == "agent":
         raise Forbidden("agents cannot erase conversations: ask an admin")
     async with database.tenant(caller.tenant_id) as session:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body
@@ -21,14 +21,24 @@ from ..state.messages import MessageRecord
 from ..state.store import get_owned
 
 # %% auto #0
-__all__ = ['router', 'NewFeedback', 'Feedback', 'create_feedback']
+__all__ = ['NewFeedback', 'router', 'ThumbUp', 'ThumbDown', 'Feedback', 'create_feedback']
 
 # %% ../../nbs/service/18_feedback.ipynb #4d7119d3
-class NewFeedback(Strict):
-    "What somebody says of a reply."
+class ThumbUp(Strict):
+    "The reply helped."
 
-    verdict: Verdict = Field(description="`up`: it helped.")
-    reason: Reason | None = Field(None, description="Of a thumb down.")
+    verdict: Literal["up"]
+    reason: None = None
+
+
+class ThumbDown(Strict):
+    "The reply did not help."
+
+    verdict: Literal["down"]
+    reason: Reason | None = Field(None, description="Why not.")
+
+
+NewFeedback = Annotated[ThumbUp | ThumbDown, Field(discriminator="verdict")]
 
 
 class Feedback(BaseModel):

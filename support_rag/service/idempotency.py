@@ -106,6 +106,8 @@ async def try_of(request: Request, caller: SignedIn, key: IdempotencyKey = None)
     if key is None:
         return None
     path = f"{request.url.path}?{request.url.query}"
+    if (named := request.headers.get("end-user")) is not None:
+        path += f"#{named}"  # what another customer is told is another answer
     kind = request.headers.get("content-type", "")
     route = f"{request.method} {request.scope['route'].path_format}"
     fingerprint = digest(path, kind, await request.body())

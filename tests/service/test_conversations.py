@@ -401,6 +401,9 @@ def test_nothing_is_left_of_an_erased_conversation(owner: Account, servers: Runn
         answered = owner.client.post(f"{path}/messages", json=asked, headers={**key})
         key = {"Idempotency-Key": uuid.uuid4().hex}
         assert answered.status_code in (200, 422), answered.text
+    reply = owner.client.get(path).json()["messages"][1]["id"]
+    thumb = owner.client.post(f"/api/v1/messages/{reply}/feedback", json={"verdict": "up"})
+    assert thumb.status_code == 200
     before = everything_that_says(servers, canary)
     assert {"conversations", "messages", "traces", "idempotency"} <= before
     assert owner.client.delete(path).status_code == 204
@@ -466,7 +469,14 @@ def test_customers_behind_one_key_never_see_each_other(owner: Account) -> None:
         answered = owner.client.request(method, made["bob"] + rest, headers=ada, **body)
         assert problem_of(answered, 404)["code"] == "not_found", (method, rest)
     both = owner.client.post("/api/v1/conversations", json={"end_user": "bob"}, headers=ada)
-    assert problem_of(both, 422)["code"] == "input_invalid"
+    assert problem_of(both, 403)["code"] == "forbidden"
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    first = owner.client.post("/api/v1/conversations", headers={**ada, **key})
+    assert first.json()["end_user"] == "ada"
+    again = owner.client.post("/api/v1/conversations", headers={"End-User": "bob", **key})
+    assert problem_of(again, 422)["code"] == "key_reused", "it would show what was said to ada"
+    long = owner.client.post("/api/v1/conversations", headers={"End-User": "x" * 201})
+    assert problem_of(long, 422)["code"] == "input_invalid"
     other = owner.client.get("/api/v1/conversations", params={"end_user": "bob"}, headers=ada)
     assert problem_of(other, 403)["code"] == "forbidden"
 

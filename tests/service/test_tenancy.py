@@ -168,7 +168,7 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
     "get_conversation": {"path.conversation_id": Owner.conversation},
     "close_conversation": {"path.conversation_id": Owner.conversation},
     "update_conversation": {"path.conversation_id": Owner.conversation},
-    "erase_conversation": {"path.conversation_id": Owner.conversation},
+    "delete_conversation": {"path.conversation_id": Owner.conversation},
     "create_message": {"path.conversation_id": Owner.conversation},
     "get_trace": {"path.message_id": Owner.reply},
     "create_feedback": {"path.message_id": Owner.reply},
@@ -185,7 +185,7 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
 }
 CHANGES = {
     "delete_document", "update_document", "reingest_document", "close_conversation",
-    "update_conversation", "erase_conversation", "create_feedback",
+    "update_conversation", "delete_conversation", "create_feedback",
     "create_message", "update_user", "revoke_invitation",
     "revoke_key",
 }  # fmt: skip
