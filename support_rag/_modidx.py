@@ -4617,6 +4617,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'support_rag/state/worker.py'),
                                           'support_rag.state.worker.end_turns': ( 'state/worker.html#end_turns',
                                                                                   'support_rag/state/worker.py'),
+                                          'support_rag.state.worker.give_way': ( 'state/worker.html#give_way',
+                                                                                 'support_rag/state/worker.py'),
                                           'support_rag.state.worker.hand_back': ( 'state/worker.html#hand_back',
                                                                                   'support_rag/state/worker.py'),
                                           'support_rag.state.worker.insist': ('state/worker.html#insist', 'support_rag/state/worker.py'),

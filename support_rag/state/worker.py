@@ -58,10 +58,10 @@ log = structlog.get_logger("work")
 
 # %% auto #0
 __all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
-           'CONNECTIONS', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen', 'turn_timer', 'passed', 'keep',
-           'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'run_turn', 'sweep', 'sweep_often', 'answer',
-           'end_turns', 'attend', 'warm_up', 'wait_for_database', 'build_indexes', 'take_up', 'is_ours', 'keep_up',
-           'serve', 'run_worker']
+           'CONNECTIONS', 'WORKER_NICE', 'AUTOGROUP', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen',
+           'turn_timer', 'passed', 'keep', 'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'run_turn', 'sweep',
+           'sweep_often', 'answer', 'end_turns', 'attend', 'warm_up', 'wait_for_database', 'build_indexes', 'take_up',
+           'is_ours', 'keep_up', 'serve', 'give_way', 'run_worker']
 
 # %% ../../nbs/state/22_worker.ipynb #c006
 def load_ports(settings: ServiceSettings, release: Release) -> tuple[Embedders, Generator]:
@@ -440,6 +440,17 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
         await database.close()
     log.info("worker_stopped", worker=worker.name)
 
+# %% ../../nbs/state/22_worker.ipynb #6962803f
+WORKER_NICE = 10
+AUTOGROUP = Path("/proc/self/autogroup")  # only where the kernel groups by session
+
+
+def give_way() -> None:
+    "Lower the priority of this process, and of its session where it leads one, for good."
+    os.nice(max(0, WORKER_NICE - os.nice(0)))
+    if os.getsid(0) == os.getpid() and AUTOGROUP.exists():
+        AUTOGROUP.write_text(str(WORKER_NICE))
+
 # %% ../../nbs/state/22_worker.ipynb #c047
 def run_worker(
     settings: ServiceSettings,
@@ -454,4 +465,5 @@ def run_worker(
             raise SettingsInvalid(f"{PREFIX}{name.upper()} is empty: a worker needs both servers")
     if metrics_port is not None:
         start_http_server(metrics_port, addr=settings.host, registry=REGISTRY)
+    give_way()
     asyncio.run(serve(settings, lease_seconds=lease_seconds))

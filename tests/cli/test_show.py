@@ -1,4 +1,4 @@
-"""A chunk size is refused, another published, served, verified elsewhere, and taken back."""
+"""A better chunk size is published, served, verified elsewhere; a worse one is refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from support_rag.evaluation.publishing import published_run
+from support_rag.evaluation.regression import gate_run
 from support_rag.local.servers import Running
-from support_rag.registry import Registry
+from support_rag.registry import Entry, Registry
 from tests.cli.test_indexes import Checkout
 from tests.local.test_workbench import write_labels
 from tests.serving import Account, signed_in
@@ -40,6 +42,11 @@ def registry_of(checkout: Checkout) -> Registry:
     return Registry(checkout.folder / "data/releases")
 
 
+def entries(checkout: Checkout) -> list[Entry]:
+    "Return what was published, first to last."
+    return list(registry_of(checkout).entries())
+
+
 def publish(checkout: Checkout, why: str, *more: str) -> subprocess.CompletedProcess[str]:
     "Evaluate what the settings say, and try to publish it."
     labels = ("--labels", str(checkout.folder.parent / "labels"))
@@ -48,13 +55,8 @@ def publish(checkout: Checkout, why: str, *more: str) -> subprocess.CompletedPro
 
 
 def test_the_whole_show(checkout: Checkout, tmp_path: Path) -> None:
-    checkout.set(size_tokens=24)
-    first = json.loads(publish(checkout, "a first release").stdout)["release_id"]
     checkout.set(size_tokens=16)
-    refused = publish(checkout, "as small as can be")
-    assert refused.returncode == 1 and "Refused" in refused.stderr, refused.stderr
-    assert len(registry_of(checkout).entries()) == 1, "nothing was written"
-    checkout.set(size_tokens=24)
+    first = json.loads(publish(checkout, "a first release").stdout)["release_id"]
 
     log = tmp_path / "service.log"
     running = checkout.serve(log)
@@ -65,11 +67,17 @@ def test_the_whole_show(checkout: Checkout, tmp_path: Path) -> None:
         asked = json.loads((folder.parent / "queries.jsonl").read_text().splitlines()[0])["text"]
         assert ids_until(account, asked, first)[1] == {first}
 
-        checkout.set(size_tokens=120)
-        few = ("--override", "so few questions cannot tell")  # recorded only where they could not
-        done = publish(checkout, "larger chunks keep an answer and its conditions together", *few)
+        checkout.set(size_tokens=48)
+        done = publish(checkout, "chunks of 48 tokens find more")
         assert done.returncode == 0, done.stderr
         second = json.loads(done.stdout)["release_id"]
+        before, after = (published_run(registry_of(checkout), e, "tune") for e in entries(checkout))
+        assert "better in recall" in gate_run(before, after).sentence
+        checkout.set(size_tokens=16)
+        refused = publish(checkout, "as small as can be, once more")
+        assert refused.returncode == 1 and "recall is worse" in refused.stderr, refused.stderr
+        assert len(entries(checkout)) == 2, "nothing was written"
+        checkout.set(size_tokens=48)
         built, ids = ids_until(account, asked, second)
         assert ids <= {first, second}, "no mixture of both answered"
         reply = account.ask(account.open(), asked).json()
@@ -88,7 +96,7 @@ def test_the_whole_show(checkout: Checkout, tmp_path: Path) -> None:
     running.close()
     print(f"index built and switched {built:.1f} s after publishing; rollback: the command took "
           f"{command:.1f} s, the service answered with it {followed:.2f} s later")  # fmt: skip
-    actions = [(e.action, e.release_id) for e in registry_of(checkout).entries()]
+    actions = [(e.action, e.release_id) for e in entries(checkout)]
     assert actions == [("publish", first), ("publish", second), ("rollback", first)]
 
     elsewhere, empty = Checkout.make(tmp_path / "fresh"), tmp_path / "empty"
@@ -105,8 +113,8 @@ def test_the_whole_show(checkout: Checkout, tmp_path: Path) -> None:
     assert edited.returncode == 1 and "code of gate" in edited.stdout
 
     assert "every byte as it was written" in checkout.ok("release", "verify")
-    *_, last = entries = registry_of(checkout).files()
-    for path in (*registry_of(checkout).folder.glob("*/*/*"), *entries):
+    *_, last = files = registry_of(checkout).files()
+    for path in (*registry_of(checkout).folder.glob("*/*/*"), *files):
         content = path.read_bytes()
         path.write_bytes(bytes([*content[:200], content[200] ^ 1, *content[201:]]))
         assert registry_of(checkout).faults(), path.name
