@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from support_rag.evaluation.labels import load_labels, sample
@@ -22,7 +23,7 @@ from tests.browser import chromium, is_expected
 from tests.local.test_up import until
 
 EVALS = Path(__file__).parents[2] / "evals"
-NOTEBOOKS = ("01_chunking.ipynb", "06_look.ipynb")
+NOTEBOOKS = ("01_chunking.ipynb", "06_look.ipynb", "07_replay.ipynb")
 PATIENCE_MS = 240_000  # for a busy machine; every wait ends when what it waits for happens
 FINISHED = """() => {
   const failed = document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')
@@ -57,6 +58,7 @@ class Lab:
     url: str
     token: str
     root: Path  # with copies of the notebooks, so that saving changes no file of the project
+    scratch: Path  # where its kernels make temporary folders
 
     def open(self, page: Page, name: str) -> None:
         "Open a notebook and wait for its kernel."
@@ -85,9 +87,25 @@ def saved_cells(path: Path) -> list[dict[str, Any]]:
     return cells if n_run == len(cells) or errors_of(cells) else []
 
 
+def write_notebook(path: Path, *cells: str) -> None:
+    "Write a notebook of code cells."
+    made = new_notebook(cells=[new_code_cell(text) for text in cells])
+    made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.write_text(json.dumps(made))
+
+
 def errors_of(cells: list[dict[str, Any]]) -> list[str]:
     outputs = [output for cell in cells for output in cell["outputs"]]
     return ["\n".join(o["traceback"]) for o in outputs if o["output_type"] == "error"]
+
+
+def read_labels(folder: Path, question: str) -> list[dict[str, Any]]:
+    "Return the spans that a label folder below a folder holds for a question that begins so."
+    (queries,) = folder.glob("*/labels/queries.jsonl")
+    rows = [json.loads(line) for line in queries.read_text().splitlines()]
+    (asked,) = (row for row in rows if row["text"].startswith(question))
+    spans = (queries.parent / "spans.jsonl").read_text().splitlines()
+    return [row for line in spans if (row := json.loads(line))["query_id"] == asked["id"]]
 
 
 def scroll_to(page: Page, wanted: Locator) -> Locator:
@@ -124,11 +142,12 @@ if is_expected():
         (root / "nbs").mkdir()
         for path in ("index.ipynb", "flow.svg"):
             shutil.copy(EVALS.parent / "nbs" / path, root / "nbs")
+        (scratch := folder / "scratch").mkdir()
         write_labels(folder / "labels", n=24, distractors=2)
         prefixes = ("SUPPORT_RAG_", "OPENAI_", "JUPYTER")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
         environ |= {"SUPPORT_RAG_HOME": str(home), "SUPPORT_RAG_EVAL": "reduced"}
-        environ |= {"SUPPORT_RAG_LABELS": str(folder / "labels")}
+        environ |= {"SUPPORT_RAG_LABELS": str(folder / "labels"), "TMPDIR": str(scratch)}
         process = lab_process(home, port=port, environ=environ)
         process.before()
         with (folder / "log").open("wb") as log:
@@ -141,7 +160,7 @@ if is_expected():
                 until(lambda: process.ready() or child.poll() is not None, what="JupyterLab")
                 token = secret(home, "jupyter")
                 assert lab_answers(port, token=token), (folder / "log").read_text()
-                yield Lab(f"http://127.0.0.1:{port}", token, root)
+                yield Lab(f"http://127.0.0.1:{port}", token, root, scratch)
             finally:
                 child.terminate()
                 try:
@@ -221,3 +240,46 @@ if is_expected():
         left, right = (columns.nth(n).bounding_box() for n in (0, 1))
         assert left is not None and right is not None and left["y"] == right["y"]
         assert not complaints
+
+    def test_a_ticked_passage_of_a_disagreement_becomes_a_label(lab: Lab, page: Page) -> None:
+        complaints = list[str]()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        lab.open(page, "evals/07_replay.ipynb")
+        assert not errors_of(lab.run_all(page, "07_replay.ipynb"))
+        store = page.get_by_role("button", name="The ticked text answers it")
+        scroll_to(page, store)
+        view = page.locator(".jupyter-widgets.widget-vbox").filter(has=store).first
+        list_ = view.locator("select")
+        todo = list_.locator("option").filter(has_text="· ").first
+        line = todo.get_attribute("value") or ""
+        question = line.partition(": ")[2]
+        list_.select_option(line)
+        store.first.click()
+        expect(view).to_contain_text("nothing is ticked")
+        passage = view.locator(".widget-checkbox").first
+        source = passage.inner_text().split(" (")[0].strip()
+        passage.locator("input").check()
+        store.first.click()
+        expect(view).to_contain_text("labelled: ")
+        expect(list_.locator(f'option[value="{line.replace("·", "✓")}"]')).to_contain_text("✓")
+        labels = read_labels(lab.scratch, question)
+        assert [span["doc_id"] for span in labels] == [source]
+        assert all(span["text"] for span in labels)
+        assert not complaints
+
+    def test_the_page_of_runs_sorts_inside_a_notebook(lab: Lab, page: Page) -> None:
+        write_notebook(
+            lab.root / "evals/runs.ipynb",
+            "from support_rag.evaluation.overview import overview",
+            "overview()",
+        )
+        lab.open(page, "evals/runs.ipynb")
+        assert not errors_of(lab.run_all(page, "runs.ipynb"))
+        frame = page.frame_locator('iframe[title="Runs"]')
+        table = frame.locator("table.sortable").first
+        head = table.locator("th").nth(1)
+        head.get_by_role("button").click()
+        expect(head).to_have_attribute("aria-sort", re.compile("ascending|descending"))
+        first = head.get_attribute("aria-sort")
+        head.get_by_role("button").click()
+        expect(head).not_to_have_attribute("aria-sort", first or "")
