@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from support_rag.state.database import Database
     from support_rag.state.indexes import IndexStatus
     from support_rag.state.store import IndexRecord
+from datetime import UTC, datetime
+
 from .files import read_paths, send, wait_until_done
+from ..types import InputInvalid
 
 # %% auto #0
-__all__ = ['app', 'show_version', 'program', 'ingest', 'search', 'ask', 'trace', 'list_tenants', 'indexes', 'told',
-           'reindex_tenant', 'refusal', 'reindex', 'label', 'register', 'main']
+__all__ = ['app', 'Amount', 'show_version', 'program', 'ingest', 'search', 'ask', 'trace', 'list_tenants', 'indexes', 'told',
+           'reindex_tenant', 'refusal', 'reindex', 'label', 'register', 'amount_of', 'quota', 'main']
 
 # %% ../../nbs/cli/07_main.ipynb #c012
 app = typer.Typer(
@@ -323,6 +326,50 @@ def register(
             held.database, tokens, tenant_name=name, email=email, password=password
         )
         console.print(f"tenant {made.tenant.id}: sign in as {made.user.email}")
+
+    run(command)
+
+# %% ../../nbs/cli/07_main.ipynb #109355dd
+Amount = Annotated[str | None, typer.Option(metavar="N|none", help="a day; none: any number")]
+
+
+def amount_of(text: str) -> int | None:
+    "Return the number of an option, None for `none`. Raises `InputInvalid`."
+    if text != "none" and not text.isdecimal():
+        raise InputInvalid(f"{text} is no amount: write a number, or none for any number")
+    return None if text == "none" else int(text)
+
+
+@app.command(rich_help_panel="Use")
+def quota(
+    tenant: TenantOption = DEMO,
+    messages: Amount = None,
+    tokens: Amount = None,
+    documents: Amount = None,
+    bytes: Amount = None,
+    clear: Annotated[bool, typer.Option("--clear", help="as the settings say again")] = False,
+) -> None:
+    "Show what a tenant took today and may take in a day; with options, set it."
+    given = {"messages": messages, "tokens": tokens, "documents": documents, "bytes": bytes}
+    limits = {name: amount_of(text) for name, text in given.items() if text is not None}
+
+    async def command(held: Held) -> None:
+        from support_rag.state import quotas, store
+
+        place = {"tenant_id": await find_tenant(held.database, tenant)}
+        async with held.database.tenant(place["tenant_id"]) as session:
+            if clear:
+                await quotas.clear_limits(session, **place)
+            await quotas.change_limits(session, limits, **place)
+            owner = await store.get_tenant(session, **place)
+            [used] = await quotas.list_usage(session, **place, days=1, now=datetime.now(UTC))
+        known = quotas.limits_of(owner, quotas.default_limits(held.settings))
+        table = Table("", "today", "at most")
+        for name in given:
+            limit = getattr(known, name)
+            most = "any number" if limit is None else str(limit)
+            table.add_row(name, str(getattr(used, name)), most)
+        console.print(table)
 
     run(command)
 

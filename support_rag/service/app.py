@@ -47,6 +47,7 @@ from support_rag.service import (
     programs,
     provenance,
     search,
+    usage,
 )
 from .access import Tokens
 from .auth import Attempts
@@ -80,6 +81,7 @@ from ..state.ingest import MAX_BYTES
 from ..state.jobs import Queue
 from ..state.mail import load_mailer
 from ..state.observe import configure_logging, notify
+from ..state.quotas import default_limits
 from ..state.settings import ServiceSettings
 from ..types import SettingsInvalid, SupportRagError, Unavailable
 
@@ -110,7 +112,7 @@ async def hold(
     secret = settings.jwt_secret.get_secret_value()
     held: dict[str, Any] = {"settings": settings, "tokens": Tokens(secret)}
     held |= {"cursors": Cursors(secret), "attempts": Attempts(), "assets": load_assets()}
-    held["mailer"] = load_mailer(settings)
+    held |= {"mailer": load_mailer(settings), "limits": default_limits(settings)}
     async with AsyncExitStack() as stack:
         database = create_database(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size
@@ -225,7 +227,7 @@ LAYERS = [
 
 # %% ../../nbs/service/19_app.ipynb #c014
 ROUTERS = (
-    auth.router, people.router, programs.router, documents.router, contents.router,
+    auth.router, people.router, usage.router, programs.router, documents.router, contents.router,
     conversations.router, conversations.tracing, feedback.router, search.router, provenance.router,
     completions.router, operations.router,
 )  # fmt: skip

@@ -278,10 +278,10 @@ async def take_reset(database: Database, hasher: Hasher, *, text: str, password:
         raise Unauthorized(gone)
 
 # %% ../../nbs/service/07_auth.ipynb #c040
-PER_ACCOUNT = Rate(burst=10, seconds=30)
-PER_ADDRESS = Rate(burst=60, seconds=1)
-IN_ALL = Rate(burst=100, seconds=10)
-PER_MAIL = Rate(burst=3, seconds=600)
+PER_ACCOUNT = Rate(burst=10, seconds=30, name="account")
+PER_ADDRESS = Rate(burst=60, seconds=1, name="address")
+IN_ALL = Rate(burst=100, seconds=10, name="account")
+PER_MAIL = Rate(burst=3, seconds=600, name="mail")
 
 
 class Attempts:

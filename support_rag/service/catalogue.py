@@ -11,8 +11,8 @@ from typing import Any
 from ..types import SupportRagError
 
 # %% auto #0
-__all__ = ['PROBLEMS', 'REFUSED', 'UNUSABLE', 'REPEATED', 'FAILED', 'ENTRIES', 'STATUS', 'FIRST', 'CODES', 'Entry', 'type_of',
-           'subclasses', 'example_of']
+__all__ = ['PROBLEMS', 'REFUSED', 'UNUSABLE', 'LIMITED', 'REPEATED', 'FAILED', 'ENTRIES', 'STATUS', 'FIRST', 'CODES', 'Entry',
+           'type_of', 'subclasses', 'example_of']
 
 # %% ../../nbs/service/00_catalogue.ipynb #6ddef271
 PROBLEMS = "/api/v1/problems"
@@ -110,17 +110,28 @@ UNUSABLE = {
         "Save it again with `support-rag release verify --message ID --save FILE`.",
         "reply.json is no receipt: it lacks hits",
     ),
+    "headers_too_large": Entry(
+        431,
+        "The headers of the request are larger than 32 KB.",
+        "Send fewer cookies and shorter headers.",
+        "the headers are larger than 32768 bytes",
+    ),
+}
+
+# %% ../../nbs/service/00_catalogue.ipynb #9d823438
+LIMITED = {
     "rate_limited": Entry(
         429,
         "Too many requests in too short a time.",
         "Wait for the seconds in `Retry-After`.",
         "too many attempts for this account; try again in 30 s",
     ),
-    "headers_too_large": Entry(
-        431,
-        "The headers of the request are larger than 32 KB.",
-        "Send fewer cookies and shorter headers.",
-        "the headers are larger than 32768 bytes",
+    "quota_exceeded": Entry(
+        429,
+        "The tenant has used what it may use today: questions, tokens, documents or bytes.",
+        "Wait for the seconds in `Retry-After`, until midnight UTC, or ask for a higher quota.",
+        "1000 of 1000 messages a day are used, and this takes 1: wait until midnight UTC, or ask"
+        " whoever runs the service for a higher quota",
     ),
 }
 
@@ -191,7 +202,7 @@ FAILED = {
         "no usable answer",
     ),
 }
-ENTRIES = REFUSED | REPEATED | UNUSABLE | FAILED
+ENTRIES = REFUSED | REPEATED | UNUSABLE | LIMITED | FAILED
 
 # %% ../../nbs/service/00_catalogue.ipynb #79481f57
 STATUS = {code: entry.status for code, entry in ENTRIES.items()}

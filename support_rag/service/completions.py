@@ -22,10 +22,13 @@ from .access import Caller, may
 from .conversations import ANSWERS, PING_SECONDS, Source, sse_problem
 from .http import StrictRoute, Text, VisibleText, held, refusals
 from .idempotency import ONCE, REPLAYED, Once, OnceByHand
+from .usage import HeldQuota
 from ..state import answering
 from ..state.answering import Service
 from ..state.messages import MAX_TURNS, check_question, sources_of
 from ..state.observe import ANSWER_CONFIDENCE, DECISIONS
+from ..state.quotas import foreseen_tokens, settle
+from ..state.store import new_id
 from ..types import Answer, InputInvalid, NotFound, Turn
 
 # %% auto #0
@@ -171,23 +174,27 @@ def pieces(completion: Completion) -> list[bytes]:
 
 # %% ../../nbs/service/14_completions.ipynb #c023
 async def replied(
-    service: Service, *, tenant_id: str, question: str, history: Sequence[Turn]
+    service: Service, *, tenant_id: str, counted: str, question: str, history: Sequence[Turn]
 ) -> Completion:
-    "Answer a question after some turns."
-    pipeline = await answering.compose_now(service, tenant_id)
-    answer = await pipeline.answer(question, history=history)
+    "Answer a question after some turns, and settle what was reserved for it."
+    used = {"messages": 0, "tokens": 0}
+    try:
+        pipeline = await answering.compose_now(service, tenant_id)
+        answer = await pipeline.answer(question, history=history)
+        used = {"messages": 1, "tokens": sum(answer.trace.get("tokens", {}).values())}
+    finally:
+        async with service.database.tenant(tenant_id) as session:
+            await settle(session, tenant_id=tenant_id, id=counted, **used)
     ANSWER_CONFIDENCE.observe(answer.decision.confidence)
     DECISIONS.labels(answer.decision.outcome.value).inc()
     return complete(answer)
 
 
-async def completed(
-    once: Once, service: Service, *, tenant_id: str, question: str, history: Sequence[Turn]
-) -> Completion:
+async def completed(once: Once, service: Service, **asked: Any) -> Completion:
     "Answer a question after some turns, or find the answer that was given to this request."
     if once.left is not None:
         return Completion.model_validate_json(once.left.body)
-    completion = await replied(service, tenant_id=tenant_id, question=question, history=history)
+    completion = await replied(service, **asked)
     await once.keep_alone(service.database, completion)
     return completion
 
@@ -225,12 +232,13 @@ def check_model(name: str, service: Service) -> None:
     "/chat/completions",
     summary="Create a completion",
     response_model=Completion,
-    responses=ANSWERS | refusals(401, 403, 404, 422, *ONCE),
+    responses=ANSWERS | refusals(401, 403, 404, 422, "quota_exceeded", *ONCE),
 )
 async def create_completion(
     caller: Asker,
     once: OnceByHand,
     service: Annotated[Service, Depends(held("service"))],
+    quota: HeldQuota,
     request: Request,
     response: Response,
     chat: Annotated[ChatRequest, Body(examples=[HELLO])],
@@ -239,9 +247,13 @@ async def create_completion(
     check_model(chat.model, service)
     question, history = question_of(chat.messages)
     service.tasks.check_room()
-    who = {"tenant_id": caller.tenant_id, "question": question}
-    work = completed(once, service, **who, history=history)
-    headers = {} if once.left is None else REPLAYED
+    who = {"tenant_id": caller.tenant_id, "counted": new_id()}
+    if once.left is None:
+        tokens = foreseen_tokens(service.release, service.generator)
+        async with service.database.tenant(caller.tenant_id) as session:
+            await quota.take(session, id=who["counted"], messages=1, tokens=tokens)
+    work = completed(once, service, **who, question=question, history=history)
+    headers = quota.headers if once.left is None else REPLAYED
     if not chat.stream:
         response.headers.update(headers)
         return await work

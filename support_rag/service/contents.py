@@ -22,6 +22,7 @@ from support_rag.service.documents import (
     HeldQueue,
     Metadata,
     Tags,
+    count,
     etag_of,
     place_of,
     show_document,
@@ -29,6 +30,7 @@ from support_rag.service.documents import (
 from .http import Strict, StrictRoute, VisibleText, check_match, refusals
 from .idempotency import ONCE, HeldOnce
 from .lists import EPOCH, Cursor, HeldCursors, Limit, Page, walk
+from .usage import HeldQuota
 from ..state import ingest, store
 from ..state.ingest import Accepted
 from ..state.pgindex import ChunkRecord, list_chunks
@@ -178,7 +180,7 @@ async def get_text(document_id: UUID, caller: DocumentReader, database: HeldData
     "/{document_id:uuid}/reingest",
     status_code=202,
     summary="Reingest a document",
-    responses=refusals(401, 403, 404, 422, *ONCE),
+    responses=refusals(401, 403, 404, 422, "quota_exceeded", *ONCE),
 )
 async def reingest_document(
     document_id: UUID,
@@ -186,6 +188,7 @@ async def reingest_document(
     once: HeldOnce,
     database: HeldDatabase,
     queue: HeldQueue,
+    quota: HeldQuota,
     response: Response,
 ) -> Document:
     "Process the stored original again, as the next version. The one before is served meanwhile."
@@ -194,6 +197,7 @@ async def reingest_document(
     async def also(session: AsyncSession, accepted: Accepted) -> None:
         shown, id_ = show_document(accepted.document), accepted.document.id
         await once.keep(session, shown, status=202, location=location, target_id=id_)
+        await count(quota, session, accepted)
 
     who = {"tenant_id": caller.tenant_id, "document_id": str(document_id)}
     accepted = await ingest.reingest(database, queue, **who, also=also)

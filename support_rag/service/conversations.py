@@ -32,6 +32,7 @@ from support_rag.service.http import (
 )
 from .idempotency import ONCE, REPLAYED, HeldOnce, Once, OnceByHand
 from .lists import Cursor, HeldCursors, Limit, Order, Page, walk
+from .usage import HeldQuota, Quota
 from ..state import answering, erasure
 from ..state.answering import Exchange, Service
 from ..state.erasure import describe_conversation
@@ -42,6 +43,7 @@ from support_rag.state.messages import (
     ConversationStatus,
     MessageRecord,
 )
+from ..state.quotas import foreseen_tokens
 from ..state.store import get_owned
 from ..state.traces import get_trace as read_trace
 from ..types import Forbidden, SupportRagError
@@ -396,7 +398,13 @@ async def last(exchange: Exchange) -> MessageRecord:
 
 # %% ../../nbs/service/12_conversations.ipynb #5a7b20a2
 async def begin(
-    once: Once, service: Service, *, caller: Caller, conversation_id: str, new: NewMessage
+    once: Once,
+    service: Service,
+    quota: Quota,
+    *,
+    caller: Caller,
+    conversation_id: str,
+    new: NewMessage,
 ) -> Exchange:
     "Store a question and start to answer it, or find the question that is stored already."
     if once.left is not None and once.left.target_id is not None:
@@ -406,23 +414,26 @@ async def begin(
 
     async def also(session: AsyncSession, question: MessageRecord) -> None:
         await once.keep(session, None, target_id=question.id)
+        tokens = foreseen_tokens(service.release, service.generator)
+        await quota.take(session, id=question.id, messages=1, tokens=tokens)
 
     where: dict[str, Any] = {"tenant_id": caller.tenant_id, "conversation_id": conversation_id}
     asked: dict[str, Any] = {"content": new.content, "chosen": new.chosen()}
     return await answering.ask(service, **where, **asked, also=also)
 
-
+# %% ../../nbs/service/12_conversations.ipynb #0095a242
 @router.post(
     "/{conversation_id}/messages",
     summary="Create a message",
     response_model=Message,
-    responses=ANSWERS | refusals(401, 403, 404, 409, 422, *ONCE),
+    responses=ANSWERS | refusals(401, 403, 404, 409, 422, "quota_exceeded", *ONCE),
 )
 async def create_message(
     caller: ConversationWriter,
     seen: Visible,
     once: OnceByHand,
     service: HeldService,
+    quota: HeldQuota,
     request: Request,
     response: Response,
     conversation_id: UUID,
@@ -433,9 +444,9 @@ async def create_message(
         async with service.database.tenant(caller.tenant_id) as session:
             await find_visible(session, caller, conversation_id, seen)
     exchange = await begin(
-        once, service, caller=caller, conversation_id=str(conversation_id), new=new
+        once, service, quota, caller=caller, conversation_id=str(conversation_id), new=new
     )
-    headers = {} if once.left is None else REPLAYED
+    headers = quota.headers if once.left is None else REPLAYED
     if EVENT_STREAM in request.headers.get("accept", "").lower():
         headers = headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return EventSourceResponse(stream(exchange, request=request), headers=headers)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -37,6 +38,7 @@ from support_rag.service.http import (
 )
 from .idempotency import ONCE, HeldOnce
 from .lists import Cursor, HeldCursors, Limit, Order, Page, walk
+from .usage import HeldQuota, Quota
 from ..state import store
 from ..state.database import Database
 from ..state.idempotency import forget
@@ -50,8 +52,8 @@ __all__ = ['Short', 'EXACT', 'Plain', 'Key', 'Tag', 'Tags', 'Metadata', 'TEXT_TY
            'DocumentReader', 'DocumentWriter', 'router', 'Keep', 'MAX_FILES', 'BATCH_BYTES', 'Labels', 'DocumentText',
            'Filtered', 'bare', 'pick_type', 'Upload', 'checked', 'decoded', 'bounded', 'read_text', 'check_charset',
            'fields_of', 'name_of', 'upload_of', 'read_file', 'read_upload', 'Document', 'etag_of', 'show_document',
-           'body_schema', 'place_of', 'take_in', 'ingest_document', 'BatchItem', 'Batch', 'BatchForm', 'batch_schema',
-           'take_one', 'ingest_documents', 'list_documents', 'get_document', 'delete_document']
+           'body_schema', 'place_of', 'count', 'take_in', 'ingest_document', 'BatchItem', 'Batch', 'BatchForm',
+           'batch_schema', 'take_one', 'ingest_documents', 'list_documents', 'get_document', 'delete_document']
 
 # %% ../../nbs/service/10_documents.ipynb #c006
 Short = Annotated[Text, StringConstraints(max_length=1000)]
@@ -314,6 +316,12 @@ def place_of(document_id: str) -> str:
     return f"{router.prefix}/{document_id}"
 
 
+async def count(quota: Quota, session: AsyncSession, accepted: Accepted) -> None:
+    "Count a document that will be processed. Raises `QuotaExceeded`."
+    if accepted.acceptance != "unchanged":
+        await quota.take(session, documents=1, bytes=accepted.document.n_bytes)
+
+
 async def take_in(
     upload: Upload, database: Database, queue: Queue, *, tenant_id: str, also: Keep | None = None
 ) -> Accepted:
@@ -331,12 +339,12 @@ async def take_in(
         also=also,
     )
 
-
+# %% ../../nbs/service/10_documents.ipynb #f05b5ea6
 @router.post(
     "/ingest",
     status_code=202,
     summary="Ingest a document",
-    responses=refusals(400, 401, 403, 409, 415, 422, *ONCE),
+    responses=refusals(400, 401, 403, 409, 415, 422, "quota_exceeded", *ONCE),
     openapi_extra=body_schema(),
 )
 async def ingest_document(
@@ -346,6 +354,7 @@ async def ingest_document(
     once: HeldOnce,
     database: HeldDatabase,
     queue: HeldQueue,
+    quota: HeldQuota,
 ) -> Document:
     "Accept a document. Ask the `Location` of the answer for its status."
     upload = await read_upload(request)
@@ -353,6 +362,7 @@ async def ingest_document(
     async def also(session: AsyncSession, accepted: Accepted) -> None:
         shown, id_ = show_document(accepted.document), accepted.document.id
         await once.keep(session, shown, status=202, location=place_of(id_), target_id=id_)
+        await count(quota, session, accepted)
 
     accepted = await take_in(upload, database, queue, tenant_id=caller.tenant_id, also=also)
     response.headers["Location"] = place_of(accepted.document.id)
@@ -412,7 +422,7 @@ async def take_one(
 @router.post(
     "/batch",
     summary="Ingest documents",
-    responses=refusals(400, 401, 403, 409, 415, 422, *ONCE),
+    responses=refusals(400, 401, 403, 409, 415, 422, "quota_exceeded", *ONCE),
     openapi_extra=batch_schema(),
 )
 async def ingest_documents(
@@ -421,12 +431,14 @@ async def ingest_documents(
     once: HeldOnce,
     database: HeldDatabase,
     queue: HeldQueue,
+    quota: HeldQuota,
 ) -> Batch:
     "Accept several files, each for itself. A repetition finds what is there already unchanged."
     if bare(request.headers.get("content-type")) != "multipart/form-data":
         raise UnsupportedType("send files as multipart/form-data, each in a field `files`")
     check_charset(request)
-    place = {"database": database, "queue": queue, "tenant_id": caller.tenant_id}
+    place: dict[str, Any] = {"database": database, "queue": queue, "tenant_id": caller.tenant_id}
+    place["also"] = partial(count, quota)
     async with request.form(max_files=MAX_FILES, max_fields=60, max_part_size=64_000) as form:
         files = [file for file in form.getlist("files") if isinstance(file, UploadFile)]
         if not files:

@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 
 from .catalogue import CODES, STATUS, example_of, type_of
+from .limits import rate_headers
+from ..state.quotas import Limited
 from ..types import SupportRagError
 
 # %% auto #0
@@ -118,6 +120,8 @@ def on_error(request: Request, error: Exception) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if status in (429, 503) or error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds or 1)))
+    if isinstance(error, Limited):
+        headers |= rate_headers(error.windows)
     request_id = request_id_of(request)
     if status >= 500:
         cause = type(error.__cause__).__name__

@@ -21,7 +21,8 @@ from typing import TypeVar
 import bcrypt
 from zxcvbn import zxcvbn  # type: ignore[import-untyped]
 
-from ..types import InputInvalid, RateLimited, Unavailable
+from ..state.quotas import Limited, Window
+from ..types import InputInvalid, Unavailable
 
 # %% auto #0
 __all__ = ['COST', 'NOBODY', 'LEAST_SCORE', 'READ', 'T', 'WAITING', 'FULL', 'digest_password', 'hash_password', 'check_password',
@@ -122,6 +123,12 @@ class Rate:
 
     burst: int
     seconds: float
+    name: str = "attempts"  # as clients are told
+
+    def spent(self, wait: float) -> Window:
+        "Return what clients are told of an empty bucket."
+        seconds = math.ceil(self.burst * self.seconds)
+        return Window(self.name, self.burst, 0, seconds, math.ceil(wait))
 
 
 class Throttle:
@@ -151,10 +158,12 @@ class Throttle:
         return 0.0
 
     def take(self, key: str, *, what: str) -> None:
-        "Take a token, or raise `RateLimited` that says what there was too much of."
+        "Take a token, or raise `Limited` that says what there was too much of."
         if (wait := self.wait_seconds(key)) > 0:
-            raise RateLimited(
-                f"too many {what}; try again in {math.ceil(wait)} s", retry_after_seconds=wait
+            raise Limited(
+                f"too many {what}; try again in {math.ceil(wait)} s",
+                retry_after_seconds=wait,
+                windows=(self.rate.spent(wait),),
             )
 
 # %% ../../nbs/service/05_passwords.ipynb #c047

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -58,9 +58,9 @@ from support_rag.types import (
 # %% auto #0
 __all__ = ['Choose', 'KEPT', 'Also', 'Storing', 'MAX_HITS', 'Tasks', 'Chosen', 'Service', 'ServingIndex', 'AbsentEmbedder',
            'embedder_of', 'compose', 'compose_now', 'answer', 'note_release', 'note', 'summarise', 'Exchange',
-           'respond', 'store', 'carry', 'start', 'ask', 'reply', 'known', 'resume', 'search', 'ConversationRecord',
-           'MessageRecord', 'close_conversation', 'create_conversation', 'get_conversation', 'list_conversations',
-           'list_messages']
+           'respond', 'store', 'give_back', 'carry', 'start', 'ask', 'reply', 'known', 'resume', 'search',
+           'ConversationRecord', 'MessageRecord', 'close_conversation', 'create_conversation', 'get_conversation',
+           'list_conversations', 'list_messages']
 
 # %% ../../nbs/state/20_answering.ipynb #c006
 from support_rag.state.messages import (
@@ -71,6 +71,7 @@ from support_rag.state.messages import (
     list_conversations,
     list_messages,
 )
+from .quotas import settle
 
 _all_ = [
     ConversationRecord, MessageRecord, close_conversation, create_conversation, get_conversation,
@@ -356,8 +357,17 @@ async def store(
     return asked
 
 
+async def give_back(service: Service, question: MessageRecord) -> None:
+    "Give back what a question reserved that got no reply. What cannot be given back now expires."
+    with suppress(SupportRagError):
+        async with service.database.tenant(question.tenant_id) as session:
+            place = {"tenant_id": question.tenant_id, "id": question.id}
+            await settle(session, **place, messages=0, tokens=0)
+
+
 async def carry(service: Service, exchange: Exchange, stored: Storing, **where: str) -> None:
     "Answer a question when it is stored; every failure reaches the exchange."
+    asked: Asked | None = None
     try:
         asked = await stored()
         exchange.events.put_nowait(asked.question)
@@ -368,6 +378,8 @@ async def carry(service: Service, exchange: Exchange, stored: Storing, **where: 
             fault = {"code": code, "type": type(error).__name__}
             structlog.get_logger("converse").error("exchange_failed", **where, **fault)
         exchange.events.put_nowait(error)
+        if asked is not None:
+            await give_back(service, asked.question)
 
 # %% ../../nbs/state/20_answering.ipynb #c035
 async def start(service: Service, stored: Storing, **where: str) -> Exchange:

@@ -44,11 +44,12 @@ Permission = Literal[
     "keys:write",
     "traces:read",
     "tenant:write",
+    "usage:read",
 ]
 _MEMBER = frozenset[Permission](
     {"conversations:read", "conversations:write", "documents:read", "search"}
 )
-_AGENT = _MEMBER | frozenset[Permission]({"documents:write", "users:read"})
+_AGENT = _MEMBER | frozenset[Permission]({"documents:write", "users:read", "usage:read"})
 _ADMIN = _AGENT | frozenset[Permission]({"users:write", "keys:write", "traces:read"})
 ROLES: dict[UserRole, frozenset[Permission]] = {
     "member": _MEMBER,
@@ -58,6 +59,7 @@ ROLES: dict[UserRole, frozenset[Permission]] = {
 }
 SCOPES: tuple[Permission, ...] = (  # what a key can be given
     "conversations:read", "conversations:write", "documents:read", "documents:write", "search",
+    "usage:read",
 )  # fmt: skip
 WIDGET: tuple[Permission, ...] = ("conversations:read", "conversations:write")
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from . import tables
 from .database import Database
+from .quotas import settle
 from support_rag.state.store import (
     IndexRecord,
     Position,
@@ -342,7 +343,7 @@ async def store_reply(
     *,
     index_id: str | None = None,  # that the hits are from
 ) -> MessageRecord:
-    "Store the reply to a question under its number, once and with its trace, in one transaction."
+    "Store the reply to a question once, with its trace and what it used, in one transaction."
     place = {"conversation_id": question.conversation_id, "seq": question.seq + 1}
     values: dict[str, Any] = {"tenant_id": question.tenant_id, **place, "role": "assistant"}
     values |= {"content": answer.text, "sources": sources_of(answer)}
@@ -357,6 +358,10 @@ async def store_reply(
                 session, tenant_id=message.tenant_id, message_id=message.id, index_id=index_id,
                 facts=answer.trace,
             )  # fmt: skip
+            used = sum(answer.trace.get("tokens", {}).values())
+            await settle(
+                session, tenant_id=message.tenant_id, id=question.id, messages=1, tokens=used
+            )
             return message
 
     return await patiently(store)

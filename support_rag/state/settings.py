@@ -19,9 +19,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ..types import SettingsInvalid
 
 # %% auto #0
-__all__ = ['MIN_SECRET_BYTES', 'MIN_PASSWORD_BYTES', 'MIN_DISTINCT', 'PLACEHOLDERS', 'PREFIX', 'SERVICE_FILE', 'OTHERS',
-           'weakness', 'Servers', 'ServiceSettings', 'variable', 'refuse_unknown', 'load_settings', 'save_service_file',
-           'settings_table']
+__all__ = ['MIN_SECRET_BYTES', 'MIN_PASSWORD_BYTES', 'MIN_DISTINCT', 'PLACEHOLDERS', 'PREFIX', 'DAILY', 'SERVICE_FILE', 'OTHERS',
+           'weakness', 'Servers', 'Quotas', 'ServiceSettings', 'variable', 'refuse_unknown', 'load_settings',
+           'save_service_file', 'settings_table']
 
 # %% ../../nbs/state/00_settings.ipynb #c006
 MIN_SECRET_BYTES = 32  # HS256 wants a key as long as its hash
@@ -99,8 +99,24 @@ class Servers(BaseSettings):
         description="its key; `OPENAI_API_KEY` is read too; neither set means no model is called",
     )
 
+# %% ../../nbs/state/00_settings.ipynb #5ddd5431
+DAILY = "a day, of a tenant without a quota of its own; unset: any number"
+
+
+class Quotas(Servers):
+    "What a tenant may take in a day, unless it has a quota of its own."
+
+    quota_messages: int | None = Field(None, ge=0, description=f"questions {DAILY}")
+    quota_tokens: int | None = Field(
+        None, ge=0, description=f"tokens that a model reads and writes {DAILY}"
+    )
+    quota_documents: int | None = Field(
+        None, ge=0, description=f"documents that are processed {DAILY}"
+    )
+    quota_bytes: int | None = Field(None, ge=0, description=f"bytes of documents {DAILY}")
+
 # %% ../../nbs/state/00_settings.ipynb #c012
-class ServiceSettings(Servers):
+class ServiceSettings(Quotas):
     "What the API, the workers and the command line know about where they run."
 
     pool_size: int = Field(5, ge=1, le=100, description="database connections of one process")

@@ -17,9 +17,9 @@ from ..types import InputInvalid
 
 # %% auto #0
 __all__ = ['UNSTORABLE', 'metadata', 'TYPES', 'tenants', 'users', 'sign_ins', 'jobs', 'GLOBAL_TABLES', 'sessions',
-           'refresh_tokens', 'tickets', 'api_keys', 'idempotency', 'usage', 'documents', 'staged_vectors', 'indexes',
-           'labels', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages', 'traces', 'feedback',
-           'canaries', 'storable', 'Text', 'dump_json', 'table']
+           'refresh_tokens', 'tickets', 'api_keys', 'idempotency', 'usage', 'reservations', 'documents',
+           'staged_vectors', 'indexes', 'labels', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages',
+           'traces', 'feedback', 'canaries', 'storable', 'Text', 'dump_json', 'table']
 
 # %% ../../nbs/state/02_tables.ipynb #c006
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -131,6 +131,9 @@ idempotency = table(
     time="lease_until created_at",
 )
 usage = table("usage", uuid="tenant_id", date="day", int="messages tokens documents bytes")
+reservations = table(
+    "reservations", uuid="tenant_id id", date="day", int="messages tokens", time="created_at"
+)
 
 # %% ../../nbs/state/02_tables.ipynb #c018
 documents = table(

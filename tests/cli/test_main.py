@@ -111,6 +111,16 @@ def test_reindex_finds_nothing_to_do(terminal: Terminal, ingested: str) -> None:
     assert "serves this release already" in terminal.ok("reindex", "--tenant", terminal.email)
 
 
+def test_quotas_are_set_shown_and_cleared(terminal: Terminal) -> None:
+    mine = ("--tenant", terminal.email)
+    assert terminal.ok("quota", *mine).count("any number") == 4
+    shown = terminal.ok("quota", "--messages", "1000", "--tokens", "none", *mine)
+    assert re.search(r"messages\W+0\W+1000", shown) and shown.count("any number") == 3
+    wrong = terminal.run("quota", "--bytes", "many", *mine)
+    assert wrong.returncode == 1 and "many is no amount" in wrong.stderr
+    assert terminal.ok("quota", "--clear", *mine).count("any number") == 4
+
+
 def test_settings_hide_their_secrets(terminal: Terminal) -> None:
     shown = terminal.ok("settings")
     assert "SUPPORT_RAG_REDIS_URL" in shown

@@ -221,7 +221,7 @@ BODIES: dict[str, dict[str, Any]] = {
 WITHOUT = {  # take neither
     "get_health", "get_metrics", "list_problems", "get_problem", "get_me", "get_tenant",
     "sign_out_user", "list_models", "get_model", "get_release", "ingest_documents",
-    "get_canary",
+    "get_canary", "get_usage",
 }  # fmt: skip
 
 

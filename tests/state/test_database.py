@@ -56,6 +56,7 @@ ROWS = {
     "idempotency": {"caller_id": str(uuid.UUID(int=1)), "route": "r", "key": "k",
                     "fingerprint": "f", "claim_id": str(uuid.UUID(int=2)), "lease_until": LATER},
     "usage": {"day": LATER.date()},
+    "reservations": {"id": ..., "day": LATER.date()},
     "feedback": {"message_id": "messages", "verdict": "up"},
     "canaries": {"id": ..., "release_id": "r", "index_digest": "d", "parameters": {}, "share": 0.5,
                  "why": "w"},
