@@ -55,7 +55,7 @@ export: environment ## after editing notebooks: clean them and export the packag
 docs: environment ## build the documentation into _docs/: open _docs/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/mkdocs.yml
 
-openapi: environment ## write docs/openapi.json, which clients are made from
+openapi: environment ## after a change of a route: write docs/openapi.json and the client made from it
 	@$(BIN)/python docs/openapi.py
 
 environment: ## make .venv from the lock

@@ -22,6 +22,7 @@ FOLDERS = {  # in the order of reading
     "nbs/evaluation": "Evaluation",
     "nbs/state": "State",
     "nbs/service": "Service",
+    "nbs/client": "Client",
     "nbs/local": "Local",
     "nbs/cli": "Command line",
     "evals": "Evaluations",

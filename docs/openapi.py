@@ -1,4 +1,4 @@
-"""Write docs/openapi.json, which clients are made from: `make openapi`."""
+"""Write docs/openapi.json and the client that is made from it: `make openapi`."""
 
 import json
 from pathlib import Path
@@ -16,4 +16,9 @@ def described() -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(described(), encoding="utf-8")
+    from client import written
+
+    text = described()
+    PATH.write_text(text, encoding="utf-8")
+    for path, source in written(json.loads(text)).items():
+        path.write_text(source, encoding="utf-8")
