@@ -64,9 +64,10 @@ def navigation(notebooks: list[Notebook]) -> list[Any]:
         else:
             evaluations = inside
     names = [{title: f"reference/python/{names_of(f)}.md"} for f, title in FOLDERS.items()][:-1]
+    guide = ("tune", "publish", "operate", "call", "support")
     return [
         {"Home": "index.md"},
-        {"Guide": [f"guide/{name}.md" for name in ("tune", "publish", "operate", "call")]},
+        {"Guide": [f"guide/{name}.md" for name in guide]},
         {"Notebooks": sections},
         {"Evaluations": evaluations},
         {

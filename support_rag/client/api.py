@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from .models import Message
+from .models import Author, Message
 from .operations import Operations
 from .transport import Key, Refused, given, quoted
 
 # %% auto #0
-__all__ = ['Item', 'Draft', 'Client', 'Page', 'walk']
+__all__ = ['Item', 'Draft', 'WithPerson', 'Client', 'Page', 'walk']
 
 # %% ../../nbs/client/01_api.ipynb #9e80616d
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,13 @@ class Draft:
     "A piece of a reply that is being written. The message that follows is what counts."
 
     text: str
+
+
+class WithPerson(msgspec.Struct):
+    "A person has the conversation: there is no reply of the bot."
+
+    message: Message  # the question, as it is stored
+    assignee: Author  # who will answer
 
 
 class Client(Operations):
@@ -37,8 +44,8 @@ class Client(Operations):
         filter: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
-    ) -> Iterator[Draft | Message]:
-        "Ask a question; yield the reply in drafts, then as it is stored."
+    ) -> Iterator[Draft | Message | WithPerson]:
+        "Ask a question; yield the reply in drafts, then as it is stored, or who answers instead."
         path = f"/api/v1/conversations/{quoted(conversation_id)}/messages"
         body = given(content=content, filter=filter, tags=tags)
         for event in self.events("POST", path, body=body, idempotency_key=idempotency_key):
@@ -46,6 +53,8 @@ class Client(Operations):
                 yield Draft(msgspec.json.decode(event.data, type=dict[str, str])["text"])
             elif event.name == "message":
                 yield msgspec.json.decode(event.data, type=Message)
+            elif event.name == "person":
+                yield msgspec.json.decode(event.data, type=WithPerson)
             elif event.name == "problem":
                 problem = msgspec.json.decode(event.data, type=dict[str, Any])
                 raise Refused(int(problem.get("status", 500)), problem)

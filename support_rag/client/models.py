@@ -10,6 +10,14 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 
+class Author(Struct, kw_only=True):
+    """A person of the tenant who answers customers."""
+
+    id: str
+    name: str
+    "The tenant's, where the person gave none."
+
+
 class ChatReply(Struct, kw_only=True):
     """The message of a choice."""
 
@@ -31,15 +39,41 @@ class Conversation(Struct, kw_only=True):
     created_at: datetime
     end_user: str
     "Whom of its customers the caller named. Often empty."
+    hand_off_reason: (
+        Literal[
+            "customer_request",
+            "complaint",
+            "uncertain",
+            "partial",
+            "no_citation",
+            "generation_unavailable",
+            "retrieval_unavailable",
+            "agent",
+        ]
+        | None
+    )
+    "Why it needs a person."
+    handed_off_at: datetime | None
+    "Since when it needs a person."
     id: str
     metadata: dict[str, Any]
     "What the caller keeps with it."
-    status: Literal["open", "closed", "handed_off"]
-    "Only `open` takes more."
+    reopened_at: datetime | None
+    "When its customer wrote after that."
+    resolved_at: datetime | None
+    "When it was resolved, the last time."
+    status: Literal["open", "handed_off", "resolved", "closed"]
+    "`handed_off` needs a person, or has one. `resolved` is opened again by its customer's next message; only `closed` takes no more."
     title: str
     "As it was given, or else the start of the first question."
     updated_at: datetime
     "When the last question came, or it was closed."
+    waiting_since: datetime | None
+    "Since when the customer waits for a person. Null after a person's reply."
+    assignee: Author | None = None
+    "The person who has it. Null: the bot answers, also while it waits."
+    rating: int | None = None
+    "1 to 5, as its customer gave it."
 
 
 class Day(Struct, kw_only=True):
@@ -87,6 +121,21 @@ class Document(Struct, kw_only=True):
     "Counts the contents accepted for this source."
 
 
+class Done(Struct, kw_only=True):
+    """One thing that was done with a conversation."""
+
+    action: Literal[
+        "hand_off", "take_over", "assignment", "return", "resolve", "reopen", "close", "rating"
+    ]
+    by: Author | None
+    "Null: the service, or a customer's message."
+    created_at: datetime
+    reason: str | None
+    "Of a hand-off."
+    to: Author | None
+    "Of an assignment: who has it now."
+
+
 class End(Struct, kw_only=True):
     """How the conversations of both releases ended."""
 
@@ -128,6 +177,51 @@ class FieldError(Struct, kw_only=True):
     "Where it is, as a path from body, query or path."
     message: str
     "What is expected there. Never what was sent."
+
+
+class HandedOff(Struct, kw_only=True):
+    """A conversation that needs a person."""
+
+    created_at: datetime
+    end_user: str
+    "Whom of its customers the caller named. Often empty."
+    hand_off_reason: (
+        Literal[
+            "customer_request",
+            "complaint",
+            "uncertain",
+            "partial",
+            "no_citation",
+            "generation_unavailable",
+            "retrieval_unavailable",
+            "agent",
+        ]
+        | None
+    )
+    "Why it needs a person."
+    handed_off_at: datetime | None
+    "Since when it needs a person."
+    id: str
+    metadata: dict[str, Any]
+    "What the caller keeps with it."
+    reopened_at: datetime | None
+    "When its customer wrote after that."
+    resolved_at: datetime | None
+    "When it was resolved, the last time."
+    status: Literal["open", "handed_off", "resolved", "closed"]
+    "`handed_off` needs a person, or has one. `resolved` is opened again by its customer's next message; only `closed` takes no more."
+    title: str
+    "As it was given, or else the start of the first question."
+    updated_at: datetime
+    "When the last question came, or it was closed."
+    waiting_since: datetime | None
+    "Since when the customer waits for a person. Null after a person's reply."
+    assignee: Author | None = None
+    "The person who has it. Null: the bot answers, also while it waits."
+    notice: str = ""
+    "What to tell the customer while nobody is there. Empty: somebody is."
+    rating: int | None = None
+    "1 to 5, as its customer gave it."
 
 
 class Health(Struct, kw_only=True):
@@ -185,6 +279,7 @@ class Key(Struct, kw_only=True):
             "traces:read",
             "tenant:write",
             "usage:read",
+            "support",
         ]
     ]
     used_at: datetime | None
@@ -218,6 +313,7 @@ class KeyWithSecret(Struct, kw_only=True):
             "traces:read",
             "tenant:write",
             "usage:read",
+            "support",
         ]
     ]
     secret: str | None
@@ -253,6 +349,31 @@ class Models(Struct, kw_only=True):
 
     data: list[Model]
     object: Literal["list"] = "list"
+
+
+class Note(Struct, kw_only=True):
+    """What people of the tenant tell each other about a conversation."""
+
+    author: Author
+    content: str
+    created_at: datetime
+    id: str
+
+
+class Notes(Struct, kw_only=True):
+    """The notes of a conversation."""
+
+    items: list[Note]
+    "Oldest first; the newest 500 at most."
+
+
+class Opening(Struct, kw_only=True):
+    """One span of a day."""
+
+    end: str
+    "The first minute that is outside; 24:00 ends the day."
+    start: str
+    "The first minute."
 
 
 class PageConversation(Struct, kw_only=True):
@@ -311,6 +432,54 @@ class ProblemKind(Struct, kw_only=True):
     "The address of this entry, and the `type` of such problems."
 
 
+class Queued(Struct, kw_only=True):
+    """A conversation in the queue."""
+
+    asked_by: str
+    "The caller's own id of the customer, else a name or an address. Maybe empty."
+    created_at: datetime
+    end_user: str
+    "Whom of its customers the caller named. Often empty."
+    hand_off_reason: (
+        Literal[
+            "customer_request",
+            "complaint",
+            "uncertain",
+            "partial",
+            "no_citation",
+            "generation_unavailable",
+            "retrieval_unavailable",
+            "agent",
+        ]
+        | None
+    )
+    "Why it needs a person."
+    handed_off_at: datetime | None
+    "Since when it needs a person."
+    id: str
+    last_asked_at: datetime | None
+    last_question: str
+    "What the customer wrote last."
+    metadata: dict[str, Any]
+    "What the caller keeps with it."
+    reopened_at: datetime | None
+    "When its customer wrote after that."
+    resolved_at: datetime | None
+    "When it was resolved, the last time."
+    status: Literal["open", "handed_off", "resolved", "closed"]
+    "`handed_off` needs a person, or has one. `resolved` is opened again by its customer's next message; only `closed` takes no more."
+    title: str
+    "As it was given, or else the start of the first question."
+    updated_at: datetime
+    "When the last question came, or it was closed."
+    waiting_since: datetime | None
+    "Since when the customer waits for a person. Null after a person's reply."
+    assignee: Author | None = None
+    "The person who has it. Null: the bot answers, also while it waits."
+    rating: int | None = None
+    "1 to 5, as its customer gave it."
+
+
 class Quotas(Struct, kw_only=True):
     """What may be used in a day."""
 
@@ -331,6 +500,17 @@ class Ranks(Struct, kw_only=True):
     "By meaning."
     lexical: int | None
     "By words."
+
+
+class Rating(Struct, kw_only=True):
+    """What a customer thought of a conversation."""
+
+    comment: str
+    conversation_id: str
+    created_at: datetime
+    score: int
+    updated_at: datetime
+    "When the last one was given."
 
 
 class ReleaseState(Struct, kw_only=True):
@@ -445,17 +625,6 @@ class StoredChunk(Struct, kw_only=True):
     text: str
 
 
-class Tenant(Struct, kw_only=True):
-    """A customer of the service: people, documents and conversations that nobody else sees."""
-
-    created_at: datetime
-    id: str
-    name: str
-    updated_at: datetime
-    allow_replay: bool = False
-    "Whoever runs the service may replay conversations, redacted."
-
-
 class Token(Struct, kw_only=True):
     """Tokens of a session: one to send with requests, one to get the next two with."""
 
@@ -506,6 +675,13 @@ class User(Struct, kw_only=True):
     updated_at: datetime
 
 
+class Actions(Struct, kw_only=True):
+    """What was done with a conversation."""
+
+    items: list[Done]
+    "Oldest first; the newest 200 at most."
+
+
 class BatchItem(Struct, kw_only=True):
     """What became of one file."""
 
@@ -551,33 +727,22 @@ class Grounds(Struct, kw_only=True):
     "What the reply cites, by number."
 
 
-class Me(Struct, kw_only=True):
-    """Who is asking, and what that person or program may do."""
+class Hours(Struct, kw_only=True):
+    """When people are there, and what is said when they are not."""
 
-    key_id: str | None
-    "The key that was used; null: a person asks."
-    permissions: list[
-        Literal[
-            "conversations:read",
-            "conversations:write",
-            "documents:read",
-            "documents:write",
-            "search",
-            "users:read",
-            "users:write",
-            "keys:write",
-            "traces:read",
-            "tenant:write",
-            "usage:read",
-        ]
-    ]
-    "Of this token or key."
-    tenant: Tenant
-    user: User
+    time_zone: str
+    week: dict[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], list[Opening]]
+    "A day that is left out is closed."
+    closed_on: list[date] = field(default_factory=list)
+    "Days without anybody, as holidays are."
+    closed_texts: dict[Literal["en", "de", "fr", "es", "pt", "it", "nl", "ru", "ja", "zh"], str] = (
+        field(default_factory=dict)
+    )
+    "What is said while nobody is there, by language; `{until}` stands for the time when somebody will be. A language that is left out has a text of its own."
 
 
 class Message(Struct, kw_only=True):
-    """A question, or the reply to the question numbered one less."""
+    """A question, the reply to the question numbered one less, or what a person says."""
 
     confidence: float | None
     "0 to 1. Null for a question, as what follows."
@@ -594,11 +759,20 @@ class Message(Struct, kw_only=True):
     "Why, as a stable code."
     release_id: str | None
     "The parameters, code and index that replied."
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "agent"]
+    "`assistant` is the bot, `agent` a person of the tenant."
     seq: int
-    "From 1, without gaps: questions are odd, replies even."
+    "From 1, upwards. The reply to a question has the next number."
     sources: list[Source]
     "What the reply cites. Empty for a question."
+    author: Author | None = None
+    "The person who says it. Null for the others."
+
+
+class PageQueued(Struct, kw_only=True):
+    items: list[Queued]
+    next_cursor: str | None
+    "Give it as `cursor`; null on the last page."
 
 
 class PageStoredChunk(Struct, kw_only=True):
@@ -613,20 +787,30 @@ class PageUser(Struct, kw_only=True):
     "Give it as `cursor`; null on the last page."
 
 
-class Registered(Struct, kw_only=True):
-    """A person who is signed in for the first time."""
+class Tenant(Struct, kw_only=True):
+    """A customer of the service: people, documents and conversations that nobody else sees."""
 
-    access_token: str
-    "Send it as `Authorization: Bearer …`."
-    refresh_token: str
-    "Good for one use at `/api/v1/auth/refresh`."
-    tenant: Tenant
-    user: User
-    expires_in: int = 900
-    "Seconds."
-    refresh_expires_in: int = 2592000
-    "Seconds."
-    token_type: Literal["bearer"] = "bearer"
+    created_at: datetime
+    id: str
+    name: str
+    queue_reasons: list[
+        Literal[
+            "customer_request",
+            "complaint",
+            "uncertain",
+            "partial",
+            "no_citation",
+            "generation_unavailable",
+            "retrieval_unavailable",
+            "agent",
+        ]
+    ]
+    "Which hand-offs put a conversation into the queue."
+    updated_at: datetime
+    allow_replay: bool = False
+    "Whoever runs the service may replay conversations, redacted."
+    hours: Hours | None = None
+    "When people are there. Null: nothing is said."
 
 
 class Batch(Struct, kw_only=True):
@@ -655,14 +839,82 @@ class ConversationWithMessages(Struct, kw_only=True):
     created_at: datetime
     end_user: str
     "Whom of its customers the caller named. Often empty."
+    hand_off_reason: (
+        Literal[
+            "customer_request",
+            "complaint",
+            "uncertain",
+            "partial",
+            "no_citation",
+            "generation_unavailable",
+            "retrieval_unavailable",
+            "agent",
+        ]
+        | None
+    )
+    "Why it needs a person."
+    handed_off_at: datetime | None
+    "Since when it needs a person."
     id: str
     messages: list[Message]
     "Oldest first."
     metadata: dict[str, Any]
     "What the caller keeps with it."
-    status: Literal["open", "closed", "handed_off"]
-    "Only `open` takes more."
+    reopened_at: datetime | None
+    "When its customer wrote after that."
+    resolved_at: datetime | None
+    "When it was resolved, the last time."
+    status: Literal["open", "handed_off", "resolved", "closed"]
+    "`handed_off` needs a person, or has one. `resolved` is opened again by its customer's next message; only `closed` takes no more."
     title: str
     "As it was given, or else the start of the first question."
     updated_at: datetime
     "When the last question came, or it was closed."
+    waiting_since: datetime | None
+    "Since when the customer waits for a person. Null after a person's reply."
+    assignee: Author | None = None
+    "The person who has it. Null: the bot answers, also while it waits."
+    rating: int | None = None
+    "1 to 5, as its customer gave it."
+
+
+class Me(Struct, kw_only=True):
+    """Who is asking, and what that person or program may do."""
+
+    key_id: str | None
+    "The key that was used; null: a person asks."
+    permissions: list[
+        Literal[
+            "conversations:read",
+            "conversations:write",
+            "documents:read",
+            "documents:write",
+            "search",
+            "users:read",
+            "users:write",
+            "keys:write",
+            "traces:read",
+            "tenant:write",
+            "usage:read",
+            "support",
+        ]
+    ]
+    "Of this token or key."
+    tenant: Tenant
+    user: User
+
+
+class Registered(Struct, kw_only=True):
+    """A person who is signed in for the first time."""
+
+    access_token: str
+    "Send it as `Authorization: Bearer …`."
+    refresh_token: str
+    "Good for one use at `/api/v1/auth/refresh`."
+    tenant: Tenant
+    user: User
+    expires_in: int = 900
+    "Seconds."
+    refresh_expires_in: int = 2592000
+    "Seconds."
+    token_type: Literal["bearer"] = "bearer"

@@ -26,6 +26,24 @@ class Operations(Sender):
             body=given(password=password, token=token, name=name),
         )
 
+    def assign_conversation(
+        self,
+        conversation_id: str,
+        *,
+        user_id: str,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.Conversation:
+        "Give a conversation to a person, whoever has it. `If-Match` keeps you from a surprise."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/assign",
+            models.Conversation,
+            body=given(user_id=user_id),
+            if_match=if_match,
+            idempotency_key=idempotency_key,
+        )
+
     def change_password(self, *, current_password: str, new_password: str) -> models.Token:
         "Change one's own password. Every session ends; the answer has the tokens of a new one."
         return self.call(
@@ -141,6 +159,7 @@ class Operations(Sender):
                 "traces:read",
                 "tenant:write",
                 "usage:read",
+                "support",
             ]
         ]
         | None = None,
@@ -173,6 +192,52 @@ class Operations(Sender):
             idempotency_key=idempotency_key,
         )
 
+    def create_note(
+        self, conversation_id: str, *, content: str, idempotency_key: str | None = None
+    ) -> models.Note:
+        "Note something for colleagues. No customer, key, search or model ever reads it."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/notes",
+            models.Note,
+            body=given(content=content),
+            idempotency_key=idempotency_key,
+        )
+
+    def create_rating(
+        self,
+        conversation_id: str,
+        *,
+        score: int,
+        comment: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.Rating:
+        "Say what a conversation was worth. A second rating replaces the first."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/rating",
+            models.Rating,
+            body=given(score=score, comment=comment),
+            idempotency_key=idempotency_key,
+        )
+
+    def create_reply(
+        self,
+        conversation_id: str,
+        *,
+        content: str,
+        sources: Sequence[Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.Message:
+        "Answer the customer in a conversation that you have."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/replies",
+            models.Message,
+            body=given(content=content, sources=sources),
+            idempotency_key=idempotency_key,
+        )
+
     def delete_conversation(self, conversation_id: str) -> None:
         "Erase a conversation and everything that was said in it, for good."
         self.fetch("DELETE", f"/api/v1/conversations/{quoted(conversation_id)}")
@@ -188,7 +253,7 @@ class Operations(Sender):
     def get_conversation(
         self, conversation_id: str, *, limit: int | None = None, before: int | None = None
     ) -> models.ConversationWithMessages:
-        "Show a conversation with its messages. A question without a reply is still being answered."
+        "Show a conversation with its messages. Its `ETag` is for `If-Match`."
         return self.call(
             "GET",
             f"/api/v1/conversations/{quoted(conversation_id)}",
@@ -328,8 +393,11 @@ class Operations(Sender):
     def list_conversations(
         self,
         *,
-        status: Sequence[Literal["open", "closed", "handed_off"]] | None = None,
+        status: Sequence[Literal["open", "handed_off", "resolved", "closed"]] | None = None,
         end_user: str | None = None,
+        assignee_id: str | None = None,
+        rating: Sequence[int] | None = None,
+        reopened: bool | None = None,
         said: str | None = None,
         sort: Literal["-created_at", "created_at", "-updated_at", "updated_at"] | None = None,
         limit: int | None = None,
@@ -341,7 +409,15 @@ class Operations(Sender):
             "/api/v1/conversations",
             models.PageConversation,
             query=given(
-                status=status, end_user=end_user, said=said, sort=sort, limit=limit, cursor=cursor
+                status=status,
+                end_user=end_user,
+                assignee_id=assignee_id,
+                rating=rating,
+                reopened=reopened,
+                said=said,
+                sort=sort,
+                limit=limit,
+                cursor=cursor,
             ),
         )
 
@@ -379,6 +455,12 @@ class Operations(Sender):
             ),
         )
 
+    def list_done(self, conversation_id: str) -> models.Actions:
+        "List who did what with a conversation: hand-off, take-over, assignment, return, end."
+        return self.call(
+            "GET", f"/api/v1/conversations/{quoted(conversation_id)}/actions", models.Actions
+        )
+
     def list_invitations(
         self, *, email: str | None = None, limit: int | None = None, cursor: str | None = None
     ) -> models.PageInvitation:
@@ -409,9 +491,50 @@ class Operations(Sender):
         "List the only model: the release that serves."
         return self.call("GET", "/v1/models", models.Models)
 
+    def list_notes(self, conversation_id: str) -> models.Notes:
+        "List what colleagues noted about a conversation."
+        return self.call(
+            "GET", f"/api/v1/conversations/{quoted(conversation_id)}/notes", models.Notes
+        )
+
     def list_problems(self) -> list[models.ProblemKind]:
         "List every kind of error: its status, what it means, what to do, an example."
         return self.call("GET", "/api/v1/problems", list[models.ProblemKind])
+
+    def list_queued(
+        self,
+        *,
+        reason: Sequence[
+            Literal[
+                "customer_request",
+                "complaint",
+                "uncertain",
+                "partial",
+                "no_citation",
+                "generation_unavailable",
+                "retrieval_unavailable",
+                "agent",
+            ]
+        ]
+        | None = None,
+        assignee_id: str | None = None,
+        assigned: bool | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> models.PageQueued:
+        "List what needs a person, the one that came first first. For agents, admins and owners."
+        return self.call(
+            "GET",
+            "/api/v1/queue",
+            models.PageQueued,
+            query=given(
+                reason=reason,
+                assignee_id=assignee_id,
+                assigned=assigned,
+                limit=limit,
+                cursor=cursor,
+            ),
+        )
 
     def list_users(
         self,
@@ -462,6 +585,49 @@ class Operations(Sender):
             "POST", "/api/v1/auth/password/reset", models.Sent, body=given(email=email)
         )
 
+    def request_person(
+        self, conversation_id: str, *, idempotency_key: str | None = None
+    ) -> models.HandedOff:
+        "Put a conversation into the queue. The bot answers until a person takes it."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/hand-off",
+            models.HandedOff,
+            idempotency_key=idempotency_key,
+        )
+
+    def resolve_conversation(
+        self,
+        conversation_id: str,
+        *,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.Conversation:
+        "Note that a conversation is done. Its customer's next message opens it again."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/resolve",
+            models.Conversation,
+            if_match=if_match,
+            idempotency_key=idempotency_key,
+        )
+
+    def return_conversation(
+        self,
+        conversation_id: str,
+        *,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.Conversation:
+        "Let the bot have a conversation again. What another person has, admins and owners return."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/return",
+            models.Conversation,
+            if_match=if_match,
+            idempotency_key=idempotency_key,
+        )
+
     def revoke_invitation(self, invitation_id: str) -> None:
         "Make an invitation useless. One that was accepted stays accepted."
         self.fetch("DELETE", f"/api/v1/invitations/{quoted(invitation_id)}")
@@ -498,6 +664,22 @@ class Operations(Sender):
         "End this session, or every session of this person."
         self.fetch("POST", "/api/v1/auth/logout", body=given(everywhere=everywhere))
 
+    def take_conversation(
+        self,
+        conversation_id: str,
+        *,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.Conversation:
+        "Take a conversation over. From now on the bot says nothing in it."
+        return self.call(
+            "POST",
+            f"/api/v1/conversations/{quoted(conversation_id)}/take",
+            models.Conversation,
+            if_match=if_match,
+            idempotency_key=idempotency_key,
+        )
+
     def update_conversation(
         self,
         conversation_id: str,
@@ -505,6 +687,7 @@ class Operations(Sender):
         end_user: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         title: str | None = None,
+        if_match: str | None = None,
     ) -> models.Conversation:
         "Change the title of a conversation, its customer or its metadata."
         return self.call(
@@ -512,6 +695,7 @@ class Operations(Sender):
             f"/api/v1/conversations/{quoted(conversation_id)}",
             models.Conversation,
             body=given(end_user=end_user, metadata=metadata, title=title),
+            if_match=if_match,
         )
 
     def update_document(
@@ -537,14 +721,33 @@ class Operations(Sender):
         return self.call("PATCH", "/api/v1/me", models.Me, body=given(name=name))
 
     def update_tenant(
-        self, *, allow_replay: bool | None = None, name: str | None = None
+        self,
+        *,
+        allow_replay: bool | None = None,
+        hours: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        queue_reasons: Sequence[
+            Literal[
+                "customer_request",
+                "complaint",
+                "uncertain",
+                "partial",
+                "no_citation",
+                "generation_unavailable",
+                "retrieval_unavailable",
+                "agent",
+            ]
+        ]
+        | None = None,
     ) -> models.Tenant:
         "Change the tenant's settings."
         return self.call(
             "PATCH",
             "/api/v1/tenant",
             models.Tenant,
-            body=given(allow_replay=allow_replay, name=name),
+            body=given(
+                allow_replay=allow_replay, hours=hours, name=name, queue_reasons=queue_reasons
+            ),
         )
 
     def update_user(

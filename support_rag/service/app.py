@@ -41,9 +41,11 @@ from support_rag.service import (
     completions,
     contents,
     conversations,
+    desk,
     documents,
     feedback,
     operations,
+    outcomes,
     people,
     programs,
     provenance,
@@ -189,6 +191,7 @@ TAGS = [
     {"name": "keys", "description": "Keys of programs."},
     {"name": "documents", "description": "What answers are made from."},
     {"name": "conversations", "description": "Questions and replies."},
+    {"name": "support", "description": "A person takes over: queue, replies, notes, outcomes."},
     {"name": "search", "description": "What an answer would be made from."},
     {"name": "openai", "description": "Questions and replies in the form of OpenAI's chats."},
     {"name": "tools", "description": "The same for models, by the Model Context Protocol."},
@@ -239,7 +242,8 @@ LAYERS = [
 # %% ../../nbs/service/20_app.ipynb #c014
 ROUTERS = (
     auth.router, people.router, usage.router, programs.router, documents.router, contents.router,
-    conversations.router, conversations.tracing, feedback.router, search.router, provenance.router,
+    conversations.router, conversations.tracing, feedback.router, desk.queueing, desk.router,
+    outcomes.router, search.router, provenance.router,
     completions.router, tools.router, operations.router,
 )  # fmt: skip
 

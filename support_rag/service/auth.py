@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import structlog
@@ -27,8 +27,10 @@ from support_rag.service.passwords import (
 )
 from ..state import accounts, store
 from ..state.accounts import IDLE, Credential, read_credential
+from ..state.custody import REASONS, HandOffReason, is_queued
 from ..state.database import Database
 from ..state.history import AGREEMENT
+from ..state.hours import Hours, load_hours
 from ..state.mail import Mail, Mailer
 from ..state.settings import ServiceSettings
 from ..state.store import TenantRecord, UserRecord, UserRole
@@ -106,6 +108,10 @@ class Tenant(BaseModel):
     allow_replay: bool = Field(
         False, description="Whoever runs the service may replay conversations, redacted."
     )
+    hours: Hours | None = Field(None, description="When people are there. Null: nothing is said.")
+    queue_reasons: list[HandOffReason] = Field(
+        description="Which hand-offs put a conversation into the queue."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -133,7 +139,10 @@ def show_tenant(tenant: TenantRecord) -> Tenant:
     "Return a tenant as clients see it."
     times = {"created_at": tenant.created_at, "updated_at": tenant.updated_at}
     allowed = tenant.settings.get(AGREEMENT) is True
-    return Tenant(id=UUID(tenant.tenant_id), name=tenant.name, allow_replay=allowed, **times)
+    desk: dict[str, Any] = {"hours": load_hours(tenant.settings)}
+    desk["queue_reasons"] = [one for one in REASONS if is_queued(tenant.settings, one)]
+    shown = {"name": tenant.name, "allow_replay": allowed, **desk, **times}
+    return Tenant(id=UUID(tenant.tenant_id), **shown)
 
 
 def show_user(user: UserRecord) -> User:

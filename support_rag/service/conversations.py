@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -24,6 +25,7 @@ from support_rag.service.http import (
     StrictRoute,
     Text,
     VisibleText,
+    check_match,
     held,
     on_error,
     problem,
@@ -34,27 +36,29 @@ from .idempotency import ONCE, REPLAYED, HeldOnce, Once, OnceByHand
 from .lists import Cursor, HeldCursors, Limit, Order, Page, walk
 from .usage import HeldQuota, Quota
 from ..state import answering, erasure
-from ..state.answering import Exchange, Service
+from ..state.answering import Event, Exchange, ForPerson, Service
+from ..state.audit import Actor
+from ..state.custody import ConversationStatus, HandOffReason, names_of
+from ..state.desk import ratings_of
 from ..state.erasure import describe_conversation
 from support_rag.state.messages import (
     MAX_LISTED,
     MAX_QUESTION,
     ConversationRecord,
-    ConversationStatus,
     MessageRecord,
 )
 from ..state.quotas import foreseen_tokens
-from ..state.store import get_owned
+from ..state.store import get_owned, get_user
 from ..state.traces import get_trace as read_trace
 from ..types import Forbidden, SupportRagError
 
 # %% auto #0
-__all__ = ['HeldService', 'router', 'ConversationReader', 'ConversationWriter', 'EndUser', 'Visible', 'PING_SECONDS',
-           'EVENT_STREAM', 'EVENT', 'ANSWERS', 'Admin', 'tracing', 'Source', 'Message', 'Conversation',
-           'ConversationWithMessages', 'NewConversation', 'NewMessage', 'visible', 'find_visible',
-           'create_conversation', 'list_conversations', 'get_conversation', 'close_conversation', 'ConversationChange',
-           'update_conversation', 'delete_conversation', 'sse', 'sse_problem', 'stream', 'last', 'begin',
-           'create_message', 'Trace', 'get_trace']
+__all__ = ['IfMatch', 'HeldService', 'router', 'ConversationReader', 'ConversationWriter', 'EndUser', 'Visible', 'PING_SECONDS',
+           'EVENT_STREAM', 'EVENT', 'ANSWERS', 'Admin', 'tracing', 'Source', 'Author', 'Message', 'Conversation',
+           'ConversationWithMessages', 'show_messages', 'show_conversations', 'show_conversation', 'etag_of',
+           'NewConversation', 'NewMessage', 'visible', 'find_visible', 'create_conversation', 'list_conversations',
+           'get_conversation', 'close_conversation', 'ConversationChange', 'update_conversation', 'delete_conversation',
+           'WithPerson', 'sse', 'sse_problem', 'stream', 'last', 'begin', 'create_message', 'Trace', 'get_trace']
 
 # %% ../../nbs/service/12_conversations.ipynb #c006
 class Source(BaseModel):
@@ -78,14 +82,24 @@ class Source(BaseModel):
     source_end: int | None = Field(None, description="One past its last character there.")
 
 
+class Author(BaseModel):
+    "A person of the tenant who answers customers."
+
+    id: UUID
+    name: str = Field(description="The tenant's, where the person gave none.")
+
+
 class Message(BaseModel):
-    "A question, or the reply to the question numbered one less."
+    "A question, the reply to the question numbered one less, or what a person says."
 
     model_config = ConfigDict(from_attributes=True)
     id: UUID
-    seq: int = Field(description="From 1, without gaps: questions are odd, replies even.")
-    role: Literal["user", "assistant"]
-    content: str
+    seq: int = Field(description="From 1, upwards. The reply to a question has the next number.")
+    role: Literal["user", "assistant", "agent"] = Field(
+        description="`assistant` is the bot, `agent` a person of the tenant."
+    )
+    author: Author | None = Field(None, description="The person who says it. Null for the others.")
+    content: str = Field(validation_alias="text")
     sources: list[Source] = Field(description="What the reply cites. Empty for a question.")
     confidence: float | None = Field(description="0 to 1. Null for a question, as what follows.")
     decision: Literal["answer", "hand_off", "abstain"] | None = Field(
@@ -106,7 +120,21 @@ class Conversation(BaseModel):
     model_config = ConfigDict(from_attributes=True)
     id: UUID
     title: str = Field(description="As it was given, or else the start of the first question.")
-    status: Literal["open", "closed", "handed_off"] = Field(description="Only `open` takes more.")
+    status: ConversationStatus = Field(
+        description="`handed_off` needs a person, or has one. `resolved` is opened again by its"
+        " customer's next message; only `closed` takes no more."
+    )
+    assignee: Author | None = Field(
+        None, description="The person who has it. Null: the bot answers, also while it waits."
+    )
+    hand_off_reason: HandOffReason | None = Field(description="Why it needs a person.")
+    handed_off_at: datetime | None = Field(description="Since when it needs a person.")
+    waiting_since: datetime | None = Field(
+        description="Since when the customer waits for a person. Null after a person's reply."
+    )
+    resolved_at: datetime | None = Field(description="When it was resolved, the last time.")
+    reopened_at: datetime | None = Field(description="When its customer wrote after that.")
+    rating: int | None = Field(None, description="1 to 5, as its customer gave it.")
     end_user: str = Field(description="Whom of its customers the caller named. Often empty.")
     metadata: dict[str, Any] = Field(description="What the caller keeps with it.")
     created_at: datetime
@@ -117,6 +145,58 @@ class ConversationWithMessages(Conversation):
     "A conversation with its newest messages."
 
     messages: list[Message] = Field(description="Oldest first.")
+
+# %% ../../nbs/service/12_conversations.ipynb #5098c154
+async def show_messages(
+    session: AsyncSession, records: Sequence[MessageRecord], *, tenant_id: str
+) -> list[Message]:
+    "Return messages as clients see them."
+    names = await names_of(session, tenant_id=tenant_id, user_ids=(r.author_id for r in records))
+    shown = [Message.model_validate(record) for record in records]
+    for message, record in zip(shown, records, strict=True):
+        if record.author_id is not None:
+            message.author = Author(id=UUID(record.author_id), name=names[record.author_id])
+    return shown
+
+
+async def show_conversations(
+    session: AsyncSession, records: Sequence[ConversationRecord], *, tenant_id: str
+) -> dict[str, Conversation]:
+    "Return id → conversation as clients see it."
+    own, ids = {"tenant_id": tenant_id}, [record.id for record in records]
+    names = await names_of(session, **own, user_ids=(record.assignee_id for record in records))
+    ratings = await ratings_of(session, **own, conversation_ids=ids)
+    shown = {record.id: Conversation.model_validate(record) for record in records}
+    for record in records:
+        if record.assignee_id is not None:
+            who = {"id": UUID(record.assignee_id), "name": names[record.assignee_id]}
+            shown[record.id].assignee = Author(**who)
+        if record.id in ratings:
+            shown[record.id].rating = ratings[record.id].score
+    return shown
+
+
+async def show_conversation(session: AsyncSession, record: ConversationRecord) -> Conversation:
+    "Return a conversation as clients see it."
+    shown = await show_conversations(session, [record], tenant_id=record.tenant_id)
+    return shown[record.id]
+
+# %% ../../nbs/service/12_conversations.ipynb #71cea6f7
+def etag_of(record: ConversationRecord) -> str:
+    "Return what changes with who has a conversation and with what is said about it."
+    state: list[Any] = [record.status, record.assignee_id, record.hand_off_reason]
+    state += [record.title, record.end_user, record.metadata]
+    return f'"{hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]}"'
+
+
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=1000,
+        description="The `ETag` of the conversation as it was read. Without one, the last wins.",
+    ),
+]
 
 # %% ../../nbs/service/12_conversations.ipynb #c011
 class NewConversation(Strict):
@@ -198,7 +278,7 @@ async def create_conversation(
             session, tenant_id=caller.tenant_id, user_id=caller.user_id,
             key_id=caller.key_id, **given,
         )  # fmt: skip
-        shown, location = Conversation.model_validate(created), f"{router.prefix}/{created.id}"
+        shown, location = await show_conversation(session, created), f"{router.prefix}/{created.id}"
         await once.keep(session, shown, status=201, location=location, target_id=created.id)
     response.headers["Location"] = location
     return shown
@@ -214,6 +294,13 @@ async def list_conversations(
         list[ConversationStatus] | None, Query(description="Any of these; repeat it for more.")
     ] = None,
     end_user: Annotated[str | None, Query(max_length=200)] = None,
+    assignee_id: Annotated[UUID | None, Query(description="The person who has it.")] = None,
+    rating: Annotated[
+        list[Annotated[int, Field(ge=1, le=5)]] | None, Query(description="Any of these.")
+    ] = None,
+    reopened: Annotated[
+        bool | None, Query(description="Whether its customer wrote after it was resolved.")
+    ] = None,
     said: Annotated[
         str | None,
         Query(min_length=2, max_length=200, description="In the title or a message, in any case."),
@@ -227,15 +314,20 @@ async def list_conversations(
         raise Forbidden("a publishable key cannot list: keep the ids of your conversations")
     who: dict[str, Any] = {"tenant_id": caller.tenant_id}
     filters: dict[str, Any] = {"status": status, "said": said, "end_user": end_user} | seen
+    filters |= {"rating": rating, "reopened": reopened}
+    filters["assignee_id"] = None if assignee_id is None else str(assignee_id)
     if end_user not in (None, filters["end_user"]):
         raise Forbidden("end_user names another customer than the header End-User")
     way = walk(cursors, **who, name="conversations", sort=sort, **filters)
     after = way.after(cursor)
     async with database.tenant(caller.tenant_id) as session:
+        if assignee_id is not None:
+            await get_user(session, **who, user_id=str(assignee_id))
         records = await answering.list_conversations(
             session, **who, limit=limit + 1, after=after, sort=sort, **filters
         )
-    return way.page(records, limit=limit, show=Conversation.model_validate)
+        shown = await show_conversations(session, records, **who)
+    return way.page(records, limit=limit, show=lambda record: shown[record.id])
 
 # %% ../../nbs/service/12_conversations.ipynb #c019
 @router.get(
@@ -245,6 +337,7 @@ async def get_conversation(
     caller: ConversationReader,
     seen: Visible,
     database: HeldDatabase,
+    response: Response,
     conversation_id: UUID,
     limit: Annotated[
         int, Query(ge=1, le=MAX_LISTED, description="How many messages at most: the newest.")
@@ -253,7 +346,7 @@ async def get_conversation(
         int | None, Query(ge=1, le=2**31 - 1, description="Only messages with a lower `seq`.")
     ] = None,
 ) -> ConversationWithMessages:
-    "Show a conversation with its messages. A question without a reply is still being answered."
+    "Show a conversation with its messages. Its `ETag` is for `If-Match`."
     where: dict[str, Any] = {
         "tenant_id": caller.tenant_id,
         "conversation_id": str(conversation_id),
@@ -261,10 +354,10 @@ async def get_conversation(
     async with database.tenant(caller.tenant_id) as session:
         conversation = await find_visible(session, caller, conversation_id, seen)
         records = await answering.list_messages(session, **where, before=before, limit=limit)
-    return ConversationWithMessages(
-        **Conversation.model_validate(conversation).model_dump(),
-        messages=[Message.model_validate(record) for record in records],
-    )
+        shown = await show_conversation(session, conversation)
+        messages = await show_messages(session, records, tenant_id=caller.tenant_id)
+    response.headers["ETag"] = etag_of(conversation)
+    return ConversationWithMessages(**dict(shown), messages=messages)
 
 # %% ../../nbs/service/12_conversations.ipynb #c021
 @router.post(
@@ -283,7 +376,10 @@ async def close_conversation(
     where = {"tenant_id": caller.tenant_id, "conversation_id": str(conversation_id)}
     async with database.tenant(caller.tenant_id) as session:
         await find_visible(session, caller, conversation_id, seen)
-        shown = Conversation.model_validate(await answering.close_conversation(session, **where))
+        by = Actor(caller.user_id, caller.key_id)
+        shown = await show_conversation(
+            session, await answering.close_conversation(session, **where, by=by)
+        )
         await once.keep(session, shown, target_id=str(conversation_id))
     return shown
 
@@ -297,22 +393,29 @@ class ConversationChange(Strict):
 
 
 @router.patch(
-    "/{conversation_id}", summary="Update a conversation", responses=refusals(401, 403, 404, 422)
+    "/{conversation_id}",
+    summary="Update a conversation",
+    responses=refusals(401, 403, 404, 412, 422),
 )
 async def update_conversation(
     caller: ConversationWriter,
     seen: Visible,
     database: HeldDatabase,
+    response: Response,
     conversation_id: UUID,
     change: Annotated[ConversationChange, Body(examples=[{"title": "Offline kiosk"}])],
+    if_match: IfMatch = None,
 ) -> Conversation:
     "Change the title of a conversation, its customer or its metadata."
     values = change.model_dump(exclude_unset=True, exclude_none=True)
     async with database.tenant(caller.tenant_id) as session:
         record = await find_visible(session, caller, conversation_id, seen)
         where = {"tenant_id": caller.tenant_id, "conversation_id": record.id}
+        check_match(if_match, etag_of(record))
         changed = await describe_conversation(session, **where, **values) if values else record
-    return Conversation.model_validate(changed)
+        shown = await show_conversation(session, changed)
+    response.headers["ETag"] = etag_of(changed)
+    return shown
 
 # %% ../../nbs/service/12_conversations.ipynb #h003
 @router.delete(
@@ -334,10 +437,21 @@ async def delete_conversation(
         )
 
 # %% ../../nbs/service/12_conversations.ipynb #c023
-def sse(event: str | MessageRecord) -> bytes:
+class WithPerson(BaseModel):
+    "What a stream ends with where a person answers and the bot says nothing."
+
+    message: Message = Field(description="The question, as it is stored.")
+    assignee: Author = Field(description="Who will answer.")
+
+
+def sse(event: Event) -> bytes:
     "Return an event of an exchange as bytes of an event stream."
     if isinstance(event, str):
         return format_sse_event(event="delta", data_str=json.dumps({"text": event}))
+    if isinstance(event, ForPerson):
+        who = Author(id=UUID(event.person_id), name=event.name)
+        left = WithPerson(message=Message.model_validate(event.question), assignee=who)
+        return format_sse_event(event="person", data_str=left.model_dump_json())
     shown = Message.model_validate(event).model_dump_json()
     return format_sse_event(event="message", data_str=shown)
 
@@ -361,9 +475,9 @@ async def stream(
     request: Request,
     ping_seconds: float = PING_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    "Yield an exchange as an event stream that ends with a message or a problem."
-    event: str | MessageRecord = ""
-    while not isinstance(event, MessageRecord):
+    "Yield an exchange as an event stream that ends with a message, a person or a problem."
+    event: Event = ""
+    while isinstance(event, str):
         try:
             async with asyncio.timeout(ping_seconds) as patience:
                 event = await exchange.next()
@@ -386,13 +500,14 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The reply, when it is complete, or drafts and then the reply.",
         "content": {EVENT_STREAM: {"schema": EVENT}},
-    }
+    },
+    202: {"description": "A person has the conversation and answers later. This is the question."},
 }
 
 
-async def last(exchange: Exchange) -> MessageRecord:
-    "Return the reply that an exchange ends with."
-    while not isinstance(event := await exchange.next(), MessageRecord):
+async def last(exchange: Exchange) -> MessageRecord | ForPerson:
+    "Return what an exchange ends with: the reply, or that a person answers."
+    while isinstance(event := await exchange.next(), str):
         pass
     return event
 
@@ -414,8 +529,9 @@ async def begin(
 
     async def also(session: AsyncSession, question: MessageRecord) -> None:
         await once.keep(session, None, target_id=question.id)
-        tokens = foreseen_tokens(service.release, service.generator)
-        await quota.take(session, id=question.id, messages=1, tokens=tokens)
+        if question.addressee_id is None:  # what a person answers costs nothing
+            tokens = foreseen_tokens(service.release, service.generator)
+            await quota.take(session, id=question.id, messages=1, tokens=tokens)
 
     where: dict[str, Any] = {"tenant_id": caller.tenant_id, "conversation_id": conversation_id}
     asked: dict[str, Any] = {"content": new.content, "chosen": new.chosen()}
@@ -451,7 +567,11 @@ async def create_message(
         headers = headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return EventSourceResponse(stream(exchange, request=request), headers=headers)
     response.headers.update(headers)
-    return Message.model_validate(await last(exchange))
+    ended = await last(exchange)
+    if isinstance(ended, ForPerson):
+        response.status_code = 202
+        return Message.model_validate(ended.question)
+    return Message.model_validate(ended)
 
 # %% ../../nbs/service/12_conversations.ipynb #24a7d023
 Admin = Annotated[Caller, Depends(may("traces:read"))]

@@ -19,7 +19,7 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from .http import held
-from ..state.store import Sort
+from ..state.store import QueueOrder, Sort
 from ..types import NotFound
 
 # %% auto #0
@@ -85,7 +85,7 @@ class Walk:
 
     cursors: Cursors
     scope: str
-    sort: Sort
+    sort: Sort | QueueOrder
 
     def after(self, cursor: str | None) -> Position | None:
         "Return where a page begins, or raise `NotFound`."
@@ -105,7 +105,7 @@ def walk(
     *,
     tenant_id: str,
     name: str,  # of the list
-    sort: Sort,
+    sort: Sort | QueueOrder,
     **filters: Any,  # everything else that decides which records are listed
 ) -> Walk:
     "Return a walk whose cursors are good for nothing else."

@@ -36,17 +36,20 @@ from .lists import Cursor, HeldCursors, Limit, Order, Page, walk
 from .passwords import address_key, hash_new_password
 from ..state import accounts, store
 from ..state.accounts import TicketRecord, read_credential
+from ..state.custody import QUEUED, REASONS, HandOffReason
+from ..state.desk import set_desk
 from ..state.history import AGREEMENT, agree
+from ..state.hours import HOURS, Hours
 from ..state.keys import ROLES, Permission
 from ..state.mail import Mail, Mailer
 from ..state.store import UserRole
 from ..types import Conflict, Forbidden, SupportRagError, Unauthorized
 
 # %% auto #0
-__all__ = ['UserReader', 'UserWriter', 'TenantWriter', 'router', 'check_rank', 'Me', 'MyChange', 'show_me', 'get_me', 'update_me',
-           'list_users', 'get_user', 'UserChange', 'update_user', 'NewInvitation', 'Invitation', 'show_invitation',
-           'deliver', 'create_invitation', 'list_invitations', 'revoke_invitation', 'Acceptance', 'accept_invitation',
-           'TenantChange', 'get_tenant', 'update_tenant']
+__all__ = ['UserReader', 'UserWriter', 'TenantWriter', 'router', 'DESK', 'check_rank', 'Me', 'MyChange', 'show_me', 'get_me',
+           'update_me', 'list_users', 'get_user', 'UserChange', 'update_user', 'NewInvitation', 'Invitation',
+           'show_invitation', 'deliver', 'create_invitation', 'list_invitations', 'revoke_invitation', 'Acceptance',
+           'accept_invitation', 'TenantChange', 'get_tenant', 'update_tenant']
 
 # %% ../../nbs/service/08_people.ipynb #8e83d132
 def check_rank(caller: Caller, role: UserRole) -> None:
@@ -323,6 +326,9 @@ async def accept_invitation(
     return Registered(**issued.model_dump(), tenant=show_tenant(tenant), user=show_user(user))
 
 # %% ../../nbs/service/08_people.ipynb #8bb6a3b5
+DESK = (HOURS, QUEUED)  # settings of support work, each replaced as a whole
+
+
 class TenantChange(Strict):
     "What changes of the tenant."
 
@@ -331,6 +337,19 @@ class TenantChange(Strict):
         None,
         description="Agree, or not any more, that whoever runs the service sends stored"
         " conversations, redacted by patterns, through a release that is tried.",
+    )
+    hours: Annotated[Hours | None, Field(strict=False)] = Field(
+        None,
+        description="When people are there, as a whole. Null: nothing is said of it any more.",
+        examples=[
+            {"time_zone": "Europe/Berlin", "week": {"mon": [{"start": "09:00", "end": "17:00"}]}}
+        ],
+    )
+    queue_reasons: list[HandOffReason] | None = Field(
+        None,
+        max_length=len(REASONS),
+        description="Which hand-offs put a conversation into the queue; a customer who asks for a"
+        " person, or is angry, always is. Null: all of them.",
     )
 
 
@@ -348,11 +367,14 @@ async def update_tenant(
     change: Annotated[TenantChange, Body(examples=[{"name": "Tempolane"}])],
 ) -> Tenant:
     "Change the tenant's settings."
-    values = change.model_dump(exclude_unset=True, exclude_none=True)
+    values = change.model_dump(exclude_unset=True, exclude_none=True, exclude=set(DESK))
+    desk = change.model_dump(mode="json", exclude_unset=True, include=set(DESK))
     allowed = values.pop(AGREEMENT, None)
     async with database.tenant(caller.tenant_id) as session:
         place = {"tenant_id": caller.tenant_id}
         changed = await accounts.change_tenant(session, **place, **values)
         if allowed is not None:
             changed = await agree(session, **place, allowed=allowed)
+        if desk:
+            changed = await set_desk(session, **place, **desk)
         return show_tenant(changed)

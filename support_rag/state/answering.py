@@ -25,6 +25,7 @@ from ..pipeline import Pipeline
 from ..registry import note_served
 from ..release import Release, read_facts
 from ..retrieve import InMemoryIndex, head_of
+from .custody import names_of
 from .database import Database
 from .idempotency import in_flight
 from .indexes import Embedders, serving_index, shape_of
@@ -42,7 +43,16 @@ from support_rag.state.messages import (
 )
 from .observe import ANSWER_CONFIDENCE, DECISIONS, STAGE_SECONDS, stage
 from .pgindex import PgIndex
-from .store import IndexRecord, load_filter
+from .store import IndexRecord, get_owned, load_filter
+
+# %% auto #0
+__all__ = ['Choose', 'KEPT', 'Event', 'Also', 'Storing', 'MAX_HITS', 'Tasks', 'Chosen', 'Service', 'ServingIndex',
+           'AbsentEmbedder', 'embedder_of', 'compose', 'compose_now', 'answer', 'note_release', 'note', 'summarise',
+           'ForPerson', 'Exchange', 'for_person', 'said_before', 'respond', 'store', 'give_back', 'carry', 'start',
+           'ask', 'reply', 'known', 'resume', 'search', 'ConversationRecord', 'MessageRecord', 'close_conversation',
+           'create_conversation', 'get_conversation', 'list_conversations', 'list_messages']
+
+# %% ../../nbs/state/20_answering.ipynb #3f29ef56
 from support_rag.types import (
     Answer,
     EmbeddingFailed,
@@ -54,13 +64,6 @@ from support_rag.types import (
     SupportRagError,
     Unavailable,
 )
-
-# %% auto #0
-__all__ = ['Choose', 'KEPT', 'Also', 'Storing', 'MAX_HITS', 'Tasks', 'Chosen', 'Service', 'ServingIndex', 'AbsentEmbedder',
-           'embedder_of', 'compose', 'compose_now', 'answer', 'note_release', 'note', 'summarise', 'Exchange',
-           'respond', 'store', 'give_back', 'carry', 'start', 'ask', 'reply', 'known', 'resume', 'search',
-           'ConversationRecord', 'MessageRecord', 'close_conversation', 'create_conversation', 'get_conversation',
-           'list_conversations', 'list_messages']
 
 # %% ../../nbs/state/20_answering.ipynb #c006
 from support_rag.state.messages import (
@@ -292,14 +295,26 @@ async def summarise(service: Service, pipeline: Pipeline, asked: Asked, *, calls
             await store_summary(session, asked.conversation, summary=summary, reach=reach)
 
 # %% ../../nbs/state/20_answering.ipynb #c029
+@dataclass(frozen=True, slots=True)
+class ForPerson:
+    "The end of an exchange in which a person answers, and the bot says nothing."
+
+    question: MessageRecord
+    person_id: str  # who answers
+    name: str  # as customers read it
+
+
+Event = str | MessageRecord | ForPerson
+
+
 class Exchange:
     "A question on its way to its reply."
 
     def __init__(self) -> None:
-        self.events: asyncio.Queue[str | MessageRecord | Exception] = asyncio.Queue()
+        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
-    async def next(self) -> str | MessageRecord:
-        "Return the next event, or raise what ended the exchange. The reply is the last event."
+    async def next(self) -> Event:
+        "Return the next event, or raise what ended the exchange. The last one is no text."
         event = await self.events.get()
         if isinstance(event, Exception):
             raise event
@@ -312,6 +327,21 @@ class Exchange:
             self.events.put_nowait(Unavailable(stopping, retry_after_seconds=5.0))
 
 # %% ../../nbs/state/20_answering.ipynb #c031
+async def for_person(service: Service, question: MessageRecord) -> ForPerson:
+    "Return who answers a question that the bot leaves alone."
+    own = {"tenant_id": question.tenant_id}
+    async with service.database.tenant(question.tenant_id) as session:
+        left = await get_owned(session, MessageRecord, question.tenant_id, id=question.id)
+        person_id = str(left.addressee_id)
+        names = await names_of(session, **own, user_ids=[person_id])
+    return ForPerson(left, person_id, names[person_id])
+
+
+def said_before(asked: Asked) -> list[str]:
+    "Return what the customer said before a question, newest first."
+    return [turn.content for turn in reversed(asked.history) if turn.role == "user"]
+
+
 async def respond(service: Service, exchange: Exchange, asked: Asked) -> None:
     "Answer a stored question, store the reply, and summarise when that is due."
     question, summary = asked.question, asked.conversation.summary
@@ -326,7 +356,12 @@ async def respond(service: Service, exchange: Exchange, asked: Asked) -> None:
                 exchange.events.put_nowait(event)
                 continue
             index_id = None if index is None else index.id
-            message = await store_reply(service.database, question, event, index_id=index_id)
+            message = await store_reply(
+                service.database, question, event, index_id=index_id, said=said_before(asked)
+            )
+            if message is None:
+                exchange.events.put_nowait(await for_person(service, question))
+                return
             note(message, event)
             note_release(service, pipeline, event)
             exchange.events.put_nowait(message)
@@ -371,6 +406,9 @@ async def carry(service: Service, exchange: Exchange, stored: Storing, **where: 
     try:
         asked = await stored()
         exchange.events.put_nowait(asked.question)
+        if asked.question.addressee_id is not None:
+            exchange.events.put_nowait(await for_person(service, asked.question))
+            return
         await respond(service, exchange, asked)
     except Exception as error:
         code = error.code if isinstance(error, SupportRagError) else "internal_error"
@@ -410,12 +448,12 @@ async def ask(
 
 async def reply(
     service: Service, *, tenant_id: str, conversation_id: str, content: str
-) -> AsyncGenerator[str | MessageRecord, None]:
-    "Yield drafts of the reply, then the stored reply."
+) -> AsyncGenerator[Event, None]:
+    "Yield drafts of the reply, then the stored reply, or that a person answers."
     where: dict[str, Any] = {"tenant_id": tenant_id, "conversation_id": conversation_id}
     exchange = await ask(service, **where, content=content)
-    event: str | MessageRecord = ""
-    while not isinstance(event, MessageRecord):
+    event: Event = ""
+    while isinstance(event, str):
         event = await exchange.next()
         yield event
 
@@ -429,9 +467,9 @@ async def resume(service: Service, *, tenant_id: str, message_id: str) -> Exchan
     "Return the exchange of a stored question, or raise `KeyInFlight` while it is being answered."
     async with service.database.tenant(tenant_id) as session:
         asked, message = await restore_question(session, tenant_id=tenant_id, message_id=message_id)
-    if message is not None:
+    if message is not None or asked.question.addressee_id is not None:
         exchange = Exchange()
-        exchange.events.put_nowait(message)
+        exchange.events.put_nowait(message or await for_person(service, asked.question))
         return exchange
     if not is_settled([asked.question]):
         raise in_flight(2.0)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from .tables import GLOBAL_TABLES, dump_json, metadata, storable
+from .tables import APPENDED, GLOBAL_TABLES, dump_json, metadata, storable
 from ..types import InputInvalid, NotFound, SettingsInvalid, SupportRagError, Unavailable
 
 # %% auto #0
@@ -273,6 +273,7 @@ def migrate(owner_url: str, *, app_user: str) -> str:
             "USAGE ON chunk_numbers, segment_numbers",
         ):
             connection.exec_driver_sql(f"GRANT {grant} TO {app}")
+        connection.exec_driver_sql(f"REVOKE UPDATE, DELETE ON {', '.join(APPENDED)} FROM {app}")
         return version_of(connection)
 
 

@@ -16,7 +16,13 @@ from ..parse import parse
 from . import tables
 from .accounts import change_tenant
 from .database import Database
-from .messages import MAX_TURNS, MessageRecord, list_conversations, list_messages
+from support_rag.state.messages import (
+    MAX_TURNS,
+    MessageRecord,
+    list_conversations,
+    list_messages,
+    side_of,
+)
 from .redaction import redact
 from support_rag.state.store import (
     TenantRecord,
@@ -95,7 +101,7 @@ def past_question(
         message_id=reply.id,
         conversation_id=reply.conversation_id,
         question=question.text,
-        history=tuple(Turn(m.role, t.text) for m, t in zip(before, turns, strict=True)),
+        history=tuple(Turn(side_of(m), t.text) for m, t in zip(before, turns, strict=True)),
         reply=redact(reply.content).text,
         outcome=str(reply.decision), reason=str(reply.reason),
         confidence=reply.confidence or 0.0, release_id=str(reply.release_id),

@@ -45,11 +45,12 @@ Permission = Literal[
     "traces:read",
     "tenant:write",
     "usage:read",
+    "support",
 ]
 _MEMBER = frozenset[Permission](
     {"conversations:read", "conversations:write", "documents:read", "search"}
 )
-_AGENT = _MEMBER | frozenset[Permission]({"documents:write", "users:read", "usage:read"})
+_AGENT = _MEMBER | frozenset[Permission]({"documents:write", "users:read", "usage:read", "support"})
 _ADMIN = _AGENT | frozenset[Permission]({"users:write", "keys:write", "traces:read"})
 ROLES: dict[UserRole, frozenset[Permission]] = {
     "member": _MEMBER,

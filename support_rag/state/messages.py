@@ -17,7 +17,18 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..dialogue.replies import language_of
 from . import tables
+from .audit import Actor
+from support_rag.state.custody import (
+    ConversationStatus,
+    Custody,
+    HandOffReason,
+    close,
+    hear,
+    hold,
+    pass_on,
+)
 from .database import Database
 from .quotas import settle
 from support_rag.state.store import (
@@ -36,10 +47,18 @@ from support_rag.state.store import (
 )
 from .tables import storable
 from .traces import store_trace
+
+# %% auto #0
+__all__ = ['MAX_LISTED', 'MAX_QUESTION', 'MAX_TITLE', 'MAX_TURNS', 'T', 'MAX_PAUSE_SECONDS', 'ABANDONED', 'ConversationRecord',
+           'create_conversation', 'get_conversation', 'mentions', 'ended', 'list_conversations', 'close_conversation',
+           'MessageRecord', 'add_message', 'list_messages', 'title_of', 'check_question', 'Asked', 'side_of',
+           'turns_of', 'advance', 'store_question', 'restore_question', 'patiently', 'place_of', 'sources_of', 'leave',
+           'store_reply', 'store_summary', 'is_settled', 'read_settled']
+
+# %% ../../nbs/state/19_messages.ipynb #6e16e45a
 from support_rag.types import (
     Answer,
     Citation,
-    Conflict,
     Filter,
     InputInvalid,
     NotFound,
@@ -49,17 +68,7 @@ from support_rag.types import (
     Unavailable,
 )
 
-# %% auto #0
-__all__ = ['ConversationStatus', 'MAX_LISTED', 'MAX_QUESTION', 'MAX_TITLE', 'MAX_TURNS', 'T', 'MAX_PAUSE_SECONDS', 'ABANDONED',
-           'ConversationRecord', 'create_conversation', 'get_conversation', 'mentions', 'list_conversations',
-           'change_open', 'close_conversation', 'MessageRecord', 'add_message', 'list_messages', 'title_of',
-           'check_question', 'Asked', 'turns_of', 'store_question', 'restore_question', 'patiently', 'place_of',
-           'sources_of', 'store_reply', 'store_summary', 'is_settled', 'read_settled']
-
 # %% ../../nbs/state/19_messages.ipynb #c006
-ConversationStatus = Literal["open", "closed", "handed_off"]
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class ConversationRecord(Stored):
     "A conversation without its messages."
@@ -78,6 +87,12 @@ class ConversationRecord(Stored):
     metadata: dict[str, Any] = field(repr=False)
     created_at: datetime = field(repr=False)
     updated_at: datetime = field(repr=False)
+    hand_off_reason: HandOffReason | None = None  # None: it needs nobody
+    handed_off_at: datetime | None = field(default=None, repr=False)
+    waiting_since: datetime | None = field(default=None, repr=False)  # None: for nobody
+    assignee_id: str | None = None  # the person who has it; None: the bot, or the queue
+    resolved_at: datetime | None = field(default=None, repr=False)  # the last time
+    reopened_at: datetime | None = field(default=None, repr=False)
 
 
 async def create_conversation(
@@ -103,7 +118,7 @@ async def get_conversation(
     "Return a conversation."
     return await get_owned(session, ConversationRecord, tenant_id, id=conversation_id)
 
-
+# %% ../../nbs/state/19_messages.ipynb #1cd9eb4f
 def mentions(tenant_id: str, said: str) -> sa.ColumnElement[bool]:
     "Return the condition that words stand together in a title or a message, in any case."
     m, c = tables.messages.c, tables.conversations.c
@@ -112,6 +127,19 @@ def mentions(tenant_id: str, said: str) -> sa.ColumnElement[bool]:
     return sa.or_(c.title.icontains(said, autoescape=True), sa.exists().where(theirs, text))
 
 
+def ended(
+    tenant_id: str, rating: Sequence[int] | None, reopened: bool | None
+) -> sa.ColumnElement[bool]:
+    "Return the condition that conversations came to such an end; None: any."
+    r, c, chosen = tables.ratings, tables.conversations.c, list[sa.ColumnElement[bool]]()
+    if rating is not None:
+        theirs = sa.and_(owned(r, tenant_id), r.c.conversation_id == c.id, r.c.score.in_(rating))
+        chosen.append(sa.exists().where(theirs))
+    if reopened is not None:
+        chosen.append(c.reopened_at.is_not(None) if reopened else c.reopened_at.is_(None))
+    return sa.and_(sa.true(), *chosen)
+
+# %% ../../nbs/state/19_messages.ipynb #992e5293
 async def list_conversations(
     session: AsyncSession,
     *,
@@ -120,49 +148,39 @@ async def list_conversations(
     after: Position | None = None,  # None: from the beginning
     sort: Sort = "-created_at",
     said: str | None = None,  # words that stand together in the title or in a message
+    rating: Sequence[int] | None = None,  # any of these
+    reopened: bool | None = None,  # whether its customer wrote again after it was resolved
     **filters: Any,  # column → value, or a list of values; None: any
 ) -> list[ConversationRecord]:
     "Return conversations in order, those that pass the filters."
     own, chosen = owned(tables.conversations, tenant_id), having(tables.conversations, **filters)
     spoken = sa.true() if said is None else mentions(tenant_id, said)
+    spoken = sa.and_(spoken, ended(tenant_id, rating, reopened))
     return await list_sorted(
         session, ConversationRecord, where=sa.and_(own, chosen, spoken),
         limit=limit, after=after, sort=sort,
     )  # fmt: skip
 
 # %% ../../nbs/state/19_messages.ipynb #c014
-async def change_open(
-    session: AsyncSession, *, tenant_id: str, conversation_id: str, **values: Any
-) -> ConversationRecord:
-    "Write to an open conversation, or raise `NotFound` or `Conflict`."
-    this = owned(tables.conversations, tenant_id, id=conversation_id, status="open")
-    change = sa.update(tables.conversations).where(this).values(**values, updated_at=sa.func.now())
-    change = change.returning(*ConversationRecord.columns())
-    if (changed := await find(session, ConversationRecord, change)) is not None:
-        return changed
-    where = {"tenant_id": tenant_id, "conversation_id": conversation_id}
-    status = (await get_conversation(session, **where)).status.replace("_", " ")
-    raise Conflict(f"this conversation is {status}: start another one")
-
-
 async def close_conversation(
-    session: AsyncSession, *, tenant_id: str, conversation_id: str
+    session: AsyncSession, *, tenant_id: str, conversation_id: str, by: Actor | None = None
 ) -> ConversationRecord:
-    "End an open conversation. A reply under way is still stored."
+    "End a conversation for good. A reply under way is still stored."
     where: dict[str, Any] = {"tenant_id": tenant_id, "conversation_id": conversation_id}
-    return await change_open(session, **where, status="closed")
+    await close(session, await hold(session, **where), by=by or Actor())
+    return await get_conversation(session, **where)
 
 # %% ../../nbs/state/19_messages.ipynb #c018
 @dataclass(frozen=True, slots=True, repr=False)
 class MessageRecord(Stored):
-    "A question, or the reply to the question numbered one less."
+    "A question, the reply to the question numbered one less, or what a person says."
 
     table = tables.messages
     tenant_id: str
     id: str
     conversation_id: str
-    seq: int  # from 1, without gaps: questions are odd, replies even
-    role: Role
+    seq: int  # from 1, upwards; a reply has the number after its question's
+    role: Literal["user", "assistant", "agent"]  # agent: a person of the tenant
     content: str = field(repr=False)
     sources: list[dict[str, Any]] = field(repr=False)  # spans that the reply cites
     confidence: float | None  # [0, 1]; None for a question, as what follows
@@ -173,6 +191,14 @@ class MessageRecord(Stored):
     model: str | None  # that the generator asked, as it names itself; empty without one
     created_at: datetime = field(repr=False)
     filter: dict[str, Any] | None = field(default=None, repr=False)  # of a question's documents
+    author_id: str | None = field(default=None, repr=False)  # the person who says it
+    addressee_id: str | None = field(default=None, repr=False)  # who answers; None: the bot
+    notice: str = field(default="", repr=False)  # what follows a reply: nobody is there until …
+
+    @property
+    def text(self) -> str:
+        "Return all that is read of a message."
+        return f"{self.content}\n\n{self.notice}" if self.notice else self.content
 
 
 async def add_message(
@@ -250,11 +276,31 @@ class Asked(Record):
     index: IndexRecord | None  # that serves; None before the tenant's first document
 
 
+def side_of(message: MessageRecord) -> Role:
+    "Return who speaks, as a prompt sees it: the bot and a person are one side."
+    return "user" if message.role == "user" else "assistant"
+
+
 def turns_of(messages: Sequence[MessageRecord]) -> tuple[Turn, ...]:
     "Return messages as a prompt sees them."
-    return tuple(Turn(message.role, message.content) for message in messages)
+    return tuple(Turn(side_of(message), message.content) for message in messages)
 
 
+async def advance(
+    session: AsyncSession,
+    held: Custody,
+    n: int,  # numbers that messages take
+    *,
+    title: str = "",  # of a conversation without one
+) -> ConversationRecord:
+    "Take the next numbers of a held conversation."
+    c, this = tables.conversations.c, owned(tables.conversations, held.tenant_id, id=held.id)
+    titled = sa.case((c.title == "", title), else_=c.title)
+    values = {"next_seq": c.next_seq + n, "title": titled, "updated_at": sa.func.now()}
+    change = sa.update(tables.conversations).where(this).values(**values)
+    return await get(session, ConversationRecord, change.returning(*ConversationRecord.columns()))
+
+# %% ../../nbs/state/19_messages.ipynb #1f5d66ae
 async def store_question(
     session: AsyncSession,
     *,
@@ -266,13 +312,14 @@ async def store_question(
     "Store a question and reserve its reply's number. Raises `Conflict` if the talk is over."
     where: dict[str, Any] = {"tenant_id": tenant_id, "conversation_id": conversation_id}
     index = await find_active_index(session, tenant_id=tenant_id)
-    c = tables.conversations.c
-    titled = sa.case((c.title == "", title_of(content)), else_=c.title)
-    conversation = await change_open(session, **where, next_seq=c.next_seq + 2, title=titled)
-    seq = conversation.next_seq - 2
+    held = await hear(session, await hold(session, **where))
+    taken = 2 if held.assignee_id is None else 1  # numbers: the question's and its reply's
+    conversation = await advance(session, held, taken, title=title_of(content))
+    seq = conversation.next_seq - taken
     values: dict[str, Any] = {
         "content": content,
         "filter": None if chosen is None else chosen.dump(),
+        "addressee_id": held.assignee_id,
     }
     question = await add_message(session, **where, seq=seq, role="user", **values)
     covered = conversation.summary_seq
@@ -290,6 +337,7 @@ async def restore_question(
     covered, seq = conversation.summary_seq, question.seq
     earlier = await list_messages(session, **where, after=covered, before=seq, limit=MAX_TURNS)
     later = await list_messages(session, **where, after=seq, before=seq + 2)
+    later = [message for message in later if message.role == "assistant"]
     index = await find_active_index(session, tenant_id=tenant_id)
     asked = Asked(question, conversation, turns_of(earlier), index)
     return asked, later[0] if later else None
@@ -335,15 +383,33 @@ def sources_of(answer: Answer) -> list[dict[str, Any]]:
         for citation in answer.citations
     ]
 
+# %% ../../nbs/state/19_messages.ipynb #261b52b5
+async def leave(
+    session: AsyncSession, question: MessageRecord, held: Custody
+) -> MessageRecord | None:
+    "Leave a question to the person who has the conversation, unless its reply is there already."
+    m, place = tables.messages, {"conversation_id": held.id, "seq": question.seq + 1}
+    this = owned(m, held.tenant_id, **place, role="assistant")
+    known = await find(session, MessageRecord, sa.select(*MessageRecord.columns()).where(this))
+    if known is None:
+        this = owned(m, held.tenant_id, id=question.id)
+        change = sa.update(m).where(this).values(addressee_id=held.assignee_id)
+        await session.execute(change)
+    return known
 
+# %% ../../nbs/state/19_messages.ipynb #255a7ad6
 async def store_reply(
     database: Database,
     question: MessageRecord,
     answer: Answer,
     *,
     index_id: str | None = None,  # that the hits are from
-) -> MessageRecord:
-    "Store the reply to a question once, with its trace and what it used, in one transaction."
+    said: Sequence[str] = (),  # by the customer before, newest first
+) -> MessageRecord | None:
+    """Store the reply to a question once, with its trace and what it used, in one transaction.
+
+    Returns None where a person has taken the conversation over meanwhile: nothing is stored then.
+    """
     place = {"conversation_id": question.conversation_id, "seq": question.seq + 1}
     values: dict[str, Any] = {"tenant_id": question.tenant_id, **place, "role": "assistant"}
     values |= {"content": answer.text, "sources": sources_of(answer)}
@@ -351,14 +417,23 @@ async def store_reply(
     values |= {"decision": answer.decision.outcome.value, "release_id": answer.release_id}
     values |= {"generator": answer.generator, "model": answer.model}
 
-    async def store() -> MessageRecord:
+    async def store() -> MessageRecord | None:
         async with database.tenant(question.tenant_id) as session:
-            message = await add_message(session, **values)
+            where = {"conversation_id": question.conversation_id}
+            held = await hold(session, tenant_id=question.tenant_id, **where)
+            used = sum(answer.trace.get("tokens", {}).values())
+            if held.assignee_id is not None:
+                await settle(
+                    session, tenant_id=held.tenant_id, id=question.id, messages=0, tokens=used
+                )
+                return await leave(session, question, held)
+            language = language_of(question.content, *said)
+            notice = await pass_on(session, held, answer.decision, language=language)
+            message = await add_message(session, **values, notice=notice)
             await store_trace(
                 session, tenant_id=message.tenant_id, message_id=message.id, index_id=index_id,
                 facts=answer.trace,
             )  # fmt: skip
-            used = sum(answer.trace.get("tokens", {}).values())
             await settle(
                 session, tenant_id=message.tenant_id, id=question.id, messages=1, tokens=used
             )
@@ -387,9 +462,10 @@ ABANDONED = timedelta(seconds=60)
 def is_settled(
     messages: Sequence[MessageRecord],  # a range that starts with a question, in order
 ) -> bool:
-    "Say whether no reply to these questions is to come."
+    "Say whether no reply of the bot to these questions is to come."
     answered = {message.seq - 1 for message in messages if message.role == "assistant"}
-    waiting = (m for m in messages if m.role == "user" and m.seq not in answered)
+    asked = (m for m in messages if m.role == "user" and m.addressee_id is None)
+    waiting = (m for m in asked if m.seq not in answered)
     return all(datetime.now(UTC) - m.created_at > ABANDONED for m in waiting)
 
 # %% ../../nbs/state/19_messages.ipynb #c038

@@ -20,14 +20,14 @@ from . import tables
 from ..types import Block, Conflict, Document, Filter, NotFound, Record, Span
 
 # %% auto #0
-__all__ = ['R', 'Position', 'Sort', 'UserRole', 'DocumentStatus', 'Acceptance', 'SAME', 'IndexStatus', 'Stored', 'new_id',
-           'owned', 'find', 'get', 'get_owned', 'list_sorted', 'having', 'TenantRecord', 'UserRecord', 'SignInRecord',
-           'sign_in_key', 'create_tenant', 'create_user', 'get_tenant', 'get_user', 'find_sign_in', 'list_tenant_ids',
-           'DocumentRecord', 'hash_of', 'accept_document', 'add_version', 'get_document', 'get_documents',
-           'list_documents', 'lock_document', 'change_document', 'renew_document', 'load_filter', 'get_content',
-           'get_extracted', 'update_version', 'set_status', 'fail', 'store_ready', 'IndexRecord', 'create_index',
-           'get_index', 'find_active_index', 'list_indexes', 'set_index_status', 'delete_chunks', 'delete_document',
-           'delete_index']
+__all__ = ['R', 'Position', 'Sort', 'QueueOrder', 'UserRole', 'DocumentStatus', 'Acceptance', 'SAME', 'IndexStatus', 'Stored',
+           'new_id', 'owned', 'find', 'get', 'get_owned', 'list_sorted', 'having', 'TenantRecord', 'UserRecord',
+           'SignInRecord', 'sign_in_key', 'create_tenant', 'create_user', 'get_tenant', 'get_user', 'find_sign_in',
+           'list_tenant_ids', 'DocumentRecord', 'hash_of', 'accept_document', 'add_version', 'get_document',
+           'get_documents', 'list_documents', 'lock_document', 'change_document', 'renew_document', 'load_filter',
+           'get_content', 'get_extracted', 'update_version', 'set_status', 'fail', 'store_ready', 'IndexRecord',
+           'create_index', 'get_index', 'find_active_index', 'list_indexes', 'set_index_status', 'delete_chunks',
+           'delete_document', 'delete_index']
 
 # %% ../../nbs/state/05_store.ipynb #c006
 class Stored(Record):
@@ -77,6 +77,7 @@ async def get_owned(session: AsyncSession, record: type[R], tenant_id: str, **va
 # %% ../../nbs/state/05_store.ipynb #c015
 Position = tuple[datetime, str]  # time and id of the last record of the page before
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]  # `-`: newest first
+QueueOrder = Literal["handed_off_at"]  # of conversations that need a person
 
 
 async def list_sorted(
@@ -86,7 +87,7 @@ async def list_sorted(
     where: sa.ColumnElement[bool],
     limit: int,
     after: Position | None,  # None: from the beginning
-    sort: Sort = "-created_at",
+    sort: Sort | QueueOrder = "-created_at",
 ) -> list[R]:
     "Return at most `limit` records in order that come after a position."
     time, last = record.table.c[sort.removeprefix("-")], record.table.c.id

@@ -19,7 +19,8 @@ from ..types import InputInvalid
 __all__ = ['UNSTORABLE', 'metadata', 'TYPES', 'tenants', 'users', 'sign_ins', 'jobs', 'GLOBAL_TABLES', 'sessions',
            'refresh_tokens', 'tickets', 'api_keys', 'idempotency', 'usage', 'reservations', 'documents',
            'staged_vectors', 'indexes', 'labels', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages',
-           'traces', 'feedback', 'canaries', 'storable', 'Text', 'dump_json', 'table']
+           'traces', 'feedback', 'canaries', 'notes', 'ratings', 'audit', 'APPENDED', 'storable', 'Text', 'dump_json',
+           'table']
 
 # %% ../../nbs/state/02_tables.ipynb #c006
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -183,16 +184,16 @@ dead = table("dead", uuid="tenant_id index_id", int="number n_terms")
 # %% ../../nbs/state/02_tables.ipynb #c022
 conversations = table(
     "conversations",
-    uuid="tenant_id id user_id key_id",
-    text="title status summary end_user",
+    uuid="tenant_id id user_id key_id assignee_id",
+    text="title status summary end_user hand_off_reason",
     json="metadata",
     int="summary_seq next_seq",
-    time="created_at updated_at",
+    time="created_at updated_at handed_off_at waiting_since resolved_at reopened_at",
 )
 messages = table(
     "messages",
-    uuid="tenant_id id conversation_id",
-    text="role content decision reason release_id generator model",
+    uuid="tenant_id id conversation_id author_id addressee_id",
+    text="role content notice decision reason release_id generator model",
     int="seq",
     real="confidence",
     json="sources filter",
@@ -213,3 +214,22 @@ canaries = table(
     real="share",
     time="started_at stopped_at",
 )
+
+# %% ../../nbs/state/02_tables.ipynb #14ad6601
+notes = table(
+    "notes", uuid="tenant_id id conversation_id user_id", text="content", time="created_at"
+)
+ratings = table(
+    "ratings",
+    uuid="tenant_id conversation_id user_id key_id",
+    text="comment",
+    int="score",
+    time="created_at updated_at",
+)
+audit = table(
+    "audit",
+    uuid="tenant_id id subject_id user_id key_id other_id",
+    text="action reason",
+    time="created_at",
+)
+APPENDED = frozenset({"audit"})  # rows are added and read, never changed

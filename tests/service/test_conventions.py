@@ -48,8 +48,8 @@ def operations(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:
 # Names
 
 VERBS = (
-    "accept|ask|change|close|confirm|create|delete|disable|enable|get|ingest|list|refresh|"
-    "register|reingest|request|reset|revoke|search|sign|update"
+    "accept|ask|assign|change|close|confirm|create|delete|disable|enable|get|ingest|list|refresh|"
+    "register|reingest|request|reset|resolve|return|revoke|search|sign|take|update"
 )
 
 

@@ -30,6 +30,9 @@ from support_rag.service.lists import Cursors
 from support_rag.state import (
     accounts,
     answering,
+    audit,
+    custody,
+    desk,
     idempotency,
     jobs,
     keys,
@@ -65,6 +68,7 @@ from tests.serving import serving
 
 pytestmark = pytest.mark.usefixtures("no_work_left")
 DOCUMENTS, CONVERSATIONS = "/api/v1/documents", "/api/v1/conversations"
+QUEUE = "/api/v1/queue"
 MARK = "quartz-7741"
 ARTICLE = f"# Zebrafish\n\nThe code of the zebrafish is {MARK}."
 QUESTION = "What is the code of the zebrafish?"
@@ -128,9 +132,25 @@ class Owner:
         self.made.append(str(answer.json()["id"]))
         return self.made[-1]
 
-    def user(self) -> str:
+    def waiting(self) -> str:
+        "Return the id of a new conversation that needs a person."
+        id_ = self.conversation()
+        assert self.send("POST", f"{CONVERSATIONS}/{id_}/hand-off").status_code == 200
+        return id_
+
+    def taken(self) -> str:
+        "Return the id of a new conversation that the owner has."
+        id_ = self.conversation()
+        assert self.send("POST", f"{CONVERSATIONS}/{id_}/take").status_code == 200
+        return id_
+
+    def agent(self) -> str:
+        "Return the id of a new colleague who answers customers."
+        return self.user("agent")
+
+    def user(self, role: str = "member") -> str:
         "Return the id of a new colleague."
-        colleague = new_person(self.servers, tenant_id=self.person.tenant_id, role="member")
+        colleague = new_person(self.servers, tenant_id=self.person.tenant_id, role=role)
         self.made.append(colleague.user_id)
         return colleague.user_id
 
@@ -163,7 +183,8 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
     "get_text": {"path.document_id": Owner.ready},
     "reingest_document": {"path.document_id": Owner.document},
     "list_conversations": {
-        "query.cursor": lambda owner: owner.cursor(CONVERSATIONS, owner.conversation)
+        "query.cursor": lambda owner: owner.cursor(CONVERSATIONS, owner.conversation),
+        "query.assignee_id": Owner.agent,
     },
     "get_conversation": {"path.conversation_id": Owner.conversation},
     "close_conversation": {"path.conversation_id": Owner.conversation},
@@ -172,6 +193,26 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
     "create_message": {"path.conversation_id": Owner.conversation},
     "get_trace": {"path.message_id": Owner.reply},
     "create_feedback": {"path.message_id": Owner.reply},
+    "request_person": {"path.conversation_id": Owner.conversation},
+    "list_queued": {
+        "query.cursor": lambda owner: owner.cursor(QUEUE, owner.waiting),
+        "query.assignee_id": Owner.agent,
+    },
+    "take_conversation": {"path.conversation_id": Owner.waiting},
+    "assign_conversation": {
+        "path.conversation_id": Owner.waiting,
+        "body.user_id": Owner.agent,
+    },
+    "return_conversation": {"path.conversation_id": Owner.taken},
+    "resolve_conversation": {"path.conversation_id": Owner.taken},
+    "create_reply": {
+        "path.conversation_id": Owner.taken,
+        "body.sources[].document_id": Owner.ready,
+    },
+    "create_note": {"path.conversation_id": Owner.conversation},
+    "list_notes": {"path.conversation_id": Owner.conversation},
+    "create_rating": {"path.conversation_id": Owner.conversation},
+    "list_done": {"path.conversation_id": Owner.conversation},
     "list_users": {"query.cursor": lambda owner: owner.cursor("/api/v1/users", owner.user)},
     "get_user": {"path.user_id": Owner.user},
     "update_user": {"path.user_id": Owner.user},
@@ -187,7 +228,8 @@ CHANGES = {
     "delete_document", "update_document", "reingest_document", "close_conversation",
     "update_conversation", "delete_conversation", "create_feedback",
     "create_message", "update_user", "revoke_invitation",
-    "revoke_key",
+    "revoke_key", "request_person", "take_conversation", "assign_conversation",
+    "return_conversation", "resolve_conversation", "create_reply", "create_note", "create_rating",
 }  # fmt: skip
 # Whoever has one of these is who it was given to: there is no other tenant to be kept out.
 # A release is the operator's and shows nothing of any tenant.
@@ -210,6 +252,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_conversation": {"title": "Mine"},
     "create_message": {"content": QUESTION},
     "create_feedback": {"verdict": "down", "reason": "wrong"},
+    "assign_conversation": {},
+    "create_reply": {"content": "Mine"},
+    "create_note": {"content": "Mine"},
+    "create_rating": {"score": 4, "comment": "Mine"},
     "create_completion": {
         "model": "support-rag",
         "messages": [{"role": "user", "content": QUESTION}],
@@ -283,7 +329,18 @@ def ask(who: Owner, operation: Operation, ids: dict[str, str], **headers: str) -
         path = path.replace(f"{{{place.removeprefix('path.')}}}", value)
     params = {p.removeprefix("query."): v for p, v in ids.items() if p.startswith("query.")}
     body = BODIES.get(operation.id)
+    for place, value in ids.items():
+        if place.startswith("body."):
+            body = (body or {}) | BODY_PLACES[place](value)
     return who.send(operation.method, path, params=params, json=body, headers=headers)
+
+
+BODY_PLACES: dict[str, Callable[[str], dict[str, Any]]] = {  # an id → the field of a body
+    "body.user_id": lambda id_: {"user_id": id_},
+    "body.sources[].document_id": lambda id_: {
+        "sources": [{"document_id": id_, "start": 0, "end": 4}]
+    },
+}
 
 
 def never_existed(place: str) -> str:
@@ -347,8 +404,16 @@ def two_tenants(servers: Running, app: FastAPI) -> Iterator[tuple[Owner, Owner]]
 
 def beside(who: Owner, operation: Operation, place: str) -> dict[str, str]:
     "Return what an owner's own id has to be in the other place, where an operation has two."
-    pair = (operation.id, place) == ("list_document_chunks", "query.cursor")
-    return {"path.document_id": who.long()} if pair else {}
+    match operation.id, place:
+        case "list_document_chunks", "query.cursor":
+            return {"path.document_id": who.long()}
+        case "assign_conversation", "path.conversation_id":
+            return {"body.user_id": who.agent()}
+        case "assign_conversation", "body.user_id":
+            return {"path.conversation_id": who.waiting()}
+        case "create_reply", "body.sources[].document_id":
+            return {"path.conversation_id": who.taken()}
+    return {}
 
 
 def check_foreign_ids(servers: Running, app: FastAPI, mine: Owner, theirs: Owner) -> None:
@@ -579,6 +644,31 @@ async def keep_people(session: AsyncSession, tenant_id: str, user_id: str) -> No
     await keys.revoke_key(session, **place, key_id=key.id)
 
 
+async def work_at_the_desk(session: AsyncSession, talk: dict[str, Any], user_id: str) -> None:
+    "Do all that people do with a conversation."
+    by, place = audit.Actor(user_id), {"tenant_id": talk["tenant_id"]}
+    ids = {"conversation_ids": [talk["conversation_id"]]}
+    await desk.set_desk(session, **place, hours=None)
+    held = await custody.hold(session, **talk)
+    held = await custody.hand_off(session, held, reason="uncertain", by=by)
+    await desk.list_queue(session, **place, limit=1, assigned=False)
+    held = await custody.take(session, held, user_id=user_id)
+    held = await custody.hear(session, held)
+    await desk.add_reply(session, held, user_id=user_id, content="Hello")
+    await messages.store_question(session, **talk, content=QUESTION)
+    await desk.add_note(session, **talk, user_id=user_id, content="N")
+    await desk.list_notes(session, **talk)
+    held = await custody.assign(session, held, to=user_id, by=by)
+    held = await custody.give_back(session, held, by=by)
+    held = await custody.resolve(session, held, by=by)
+    await desk.rate(session, held, score=4, by=by)
+    await desk.ratings_of(session, **place, **ids)
+    await desk.notice_now(session, **talk)
+    await custody.names_of(session, **place, user_ids=[user_id])
+    await audit.list_actions(session, **place, subject_id=held.id)
+    await messages.list_conversations(session, **place, limit=1, rating=[4], reopened=False)
+
+
 async def repeat(database: Database, tenant_id: str) -> None:
     "Do all that is done with a key of idempotency."
     for _ in range(2):
@@ -636,6 +726,7 @@ async def live(database: Database, tenant_id: str) -> None:
         await give_feedback(session, **place, message_id=listed[-1].id, verdict="up")
         await compare_canary(session, await last_canary(session, **place))
         await stop_canary(session, **place)
+        await work_at_the_desk(session, talk, user.id)
         await messages.close_conversation(session, **talk)
         await store.list_documents(session, **place, limit=10, tags=["a"])
         await store.lock_document(session, **place, document_id=accepted.document.id)
