@@ -87,6 +87,7 @@ from ..state.mail import load_mailer
 from ..state.observe import configure_logging, notify
 from ..state.quotas import default_limits
 from ..state.settings import ServiceSettings
+from ..state.spans import start_tracing
 from ..types import SettingsInvalid, SupportRagError, Unavailable
 
 # %% ../../nbs/service/20_app.ipynb #c006
@@ -133,6 +134,11 @@ async def hold(
     held |= {"cursors": Cursors(secret), "attempts": Attempts(), "assets": load_assets()}
     held |= {"mailer": load_mailer(settings), "limits": default_limits(settings)}
     async with AsyncExitStack() as stack:
+        version = support_rag.__version__
+        if (
+            tracing := start_tracing(settings.otlp_url, process="api", version=version)
+        ) is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.shutdown)  # sends what waits
         database, watching, queue = await connect(settings, stack)
         held["hasher"] = hasher = Hasher()
         stack.callback(hasher.close)
@@ -142,7 +148,7 @@ async def hold(
         stack.push_async_callback(service.close, seconds=CLOSING_SECONDS)
         await warm(embedders.of(release.parameters.embed))
         held |= {"database": database, "queue": queue, "provenance": standing}
-        held["tools"] = await stack.enter_async_context(tools.run_tools(support_rag.__version__))
+        held["tools"] = await stack.enter_async_context(tools.run_tools(version))
         held["vitals"] = Vitals(watching, queue, release, proven=standing.standing.proven)
         facts = read_facts()
         service.choose = Canaries(database, facts, load).choose

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .catalogue import CODES
 from .http import on_error, problem
 from ..state.observe import HTTP_REQUESTS, HTTP_SECONDS
+from ..state.spans import request_span
 from ..types import Unavailable
 
 # %% auto #0
@@ -103,11 +104,15 @@ class Observed(Layer):
                 status = message["status"]
             await send(message)
 
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
         try:
-            await self.app(scope, receive, observed)
+            with request_span(method, Headers(scope=scope)) as told:
+                try:
+                    await self.app(scope, receive, observed)
+                finally:
+                    told.route, told.status = template_of(scope), status
         finally:
             seconds, route = time.perf_counter() - started, template_of(scope)
-            method = scope["method"] if scope["method"] in METHODS else "OTHER"
             HTTP_REQUESTS.labels(method, route, str(status)).inc()
             HTTP_SECONDS.labels(route).observe(seconds)
             structlog.get_logger("access").info(

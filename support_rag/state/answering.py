@@ -43,6 +43,7 @@ from support_rag.state.messages import (
 )
 from .observe import ANSWER_CONFIDENCE, DECISIONS, STAGE_SECONDS, stage
 from .pgindex import PgIndex
+from .spans import record_reply
 from .store import IndexRecord, get_owned, load_filter
 
 # %% auto #0
@@ -265,6 +266,7 @@ def note(message: MessageRecord, answer: Answer) -> None:
     seconds: dict[str, float] = answer.trace["seconds"]
     for name, elapsed in seconds.items():
         STAGE_SECONDS.labels(name).observe(elapsed)
+    record_reply(answer, conversation_id=message.conversation_id, message_id=message.id)
     structlog.get_logger("converse").info(
         "reply_stored",
         tenant_id=message.tenant_id,

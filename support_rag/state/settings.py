@@ -136,6 +136,9 @@ class ServiceSettings(Quotas):
         None,
         description="serve a release that no evidence carries; unset: only in development",
     )
+    otlp_url: str | None = Field(
+        None, description="collector of traces (OpenTelemetry, OTLP over HTTP); unset: no traces"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged"
     )
