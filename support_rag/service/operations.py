@@ -40,7 +40,7 @@ from ..types import NotFound, SupportRagError, Unauthorized
 __all__ = ['State', 'PATIENCE_SECONDS', 'LOOKED_AT', 'OUTDATED', 'INDEXES_SECONDS', 'MEDIA_TYPES', 'PAGE_CSP', 'HeldVitals',
            'HeldAssets', 'router', 'HEALTH_EXAMPLE', 'TEXT', 'state_of', 'list_tenants', 'count_outdated', 'Health',
            'Vitals', 'look', 'examine', 'Asset', 'load_assets', 'send_asset', 'get_health', 'get_metrics', 'home',
-           'docs', 'static', 'ProblemKind', 'show_kind', 'list_problems', 'get_problem']
+           'chat', 'desk', 'docs', 'static', 'ProblemKind', 'show_kind', 'list_problems', 'get_problem']
 
 # %% ../../nbs/service/16_operations.ipynb #c006
 State = Literal["ok", "down"]
@@ -258,6 +258,18 @@ async def get_metrics(bearer: Bearer, settings: HeldSettings, database: HeldData
 async def home(request: Request, assets: HeldAssets) -> Response:
     "Say what this is, and where the rest is."
     return send_asset(assets.get("home.html"), request, **{"Content-Security-Policy": PAGE_CSP})
+
+
+@router.get("/chat", include_in_schema=False)
+async def chat(request: Request, assets: HeldAssets) -> Response:
+    "Show the page of people who ask."
+    return send_asset(assets.get("chat.html"), request, **{"Content-Security-Policy": PAGE_CSP})
+
+
+@router.get("/desk", include_in_schema=False)
+async def desk(request: Request, assets: HeldAssets) -> Response:
+    "Show the page of people who answer customers."
+    return send_asset(assets.get("desk.html"), request, **{"Content-Security-Policy": PAGE_CSP})
 
 
 @router.get("/docs", include_in_schema=False)

@@ -29,9 +29,9 @@ from .conversations import Source
 from .http import StrictRoute, held
 
 # %% auto #0
-__all__ = ['Reach', 'PASSED_ON', 'INSIDE', 'READ_ONLY', 'MAX_EXCERPT', 'API', 'Query', 'Hits', 'Talk', 'Start', 'NAME',
-           'INSTRUCTIONS', 'router', 'within', 'reach_within', 'read', 'Passage', 'Found', 'Answered', 'Excerpt',
-           'searching', 'asking', 'reading', 'create_tools', 'run_tools', 'Handed', 'call_tools', 'speak']
+__all__ = ['Reach', 'PASSED_ON', 'INSIDE', 'WITH_PERSON', 'READ_ONLY', 'MAX_EXCERPT', 'API', 'Query', 'Hits', 'Talk', 'Start',
+           'NAME', 'INSTRUCTIONS', 'router', 'within', 'reach_within', 'read', 'Passage', 'Found', 'Answered',
+           'Excerpt', 'searching', 'asking', 'reading', 'create_tools', 'run_tools', 'Handed', 'call_tools', 'speak']
 
 # %% ../../nbs/service/19_tools.ipynb #64e72e5c
 Reach = Callable[
@@ -111,6 +111,12 @@ class Excerpt(BaseModel):
     start: int = Field(description="First character of the part in the document's text.")
     length: int = Field(description="Characters of the whole text.")
 
+
+WITH_PERSON: dict[str, Any] = {  # stands in place of a reply that a person will give
+    "content": "A person has this conversation, and answers in it later.",
+    "decision": "hand_off", "reason": "agent", "confidence": 1.0, "release_id": "",
+}  # fmt: skip
+
 # %% ../../nbs/service/19_tools.ipynb #3e088b66
 READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 MAX_EXCERPT = 20_000  # characters
@@ -144,6 +150,8 @@ def asking(reach: Reach) -> Callable[..., Any]:
                 talk = read(await api.post(f"{API}/conversations", json={}))["id"]
             path = f"{API}/conversations/{talk}/messages"
             reply = read(await api.post(path, json={"content": question}))
+        if reply["role"] == "user":
+            reply |= WITH_PERSON
         said = {"text": reply["content"], "message_id": reply["id"], "conversation_id": talk}
         return Answered.model_validate(reply | said)
 

@@ -11,14 +11,21 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from babel.dates import format_skeleton, format_time, get_timezone_name
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from ..dialogue.replies import REPLIES
 from ..types import InputInvalid
 
 # %% auto #0
-__all__ = ['Day', 'DAYS', 'Language', 'Clock', 'HORIZON_DAYS', 'CLOSED', 'HOURS', 'known_zone', 'Opening', 'Hours', 'moment',
-           'spans', 'opens_at', 'spoken', 'closed_notice', 'load_hours']
+__all__ = ['Day', 'DAYS', 'Language', 'Clock', 'HORIZON_DAYS', 'CLOSED', 'HOURS', 'known_zone', 'written', 'Opening', 'Hours',
+           'moment', 'spans', 'opens_at', 'spoken', 'closed_notice', 'load_hours']
 
 # %% ../../nbs/state/17_hours.ipynb #e4098435
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -34,6 +41,13 @@ def known_zone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError("is not a time zone: use a name such as Europe/Berlin")
     return name
+
+
+def written(value: Any) -> Any:
+    "Return a date that is spelled out, or raise `ValueError`: a number is none."
+    if not isinstance(value, str | date):
+        raise ValueError("is no date: write 2026-12-25")
+    return value
 
 
 class Opening(BaseModel):
@@ -61,7 +75,7 @@ class Hours(BaseModel):
     week: dict[Day, Annotated[list[Opening], Field(max_length=8)]] = Field(
         description="A day that is left out is closed."
     )
-    closed_on: list[date] = Field(
+    closed_on: list[Annotated[date, BeforeValidator(written)]] = Field(
         [], max_length=100, description="Days without anybody, as holidays are."
     )
     closed_texts: dict[Language, Annotated[str, Field(min_length=1, max_length=500)]] = Field(

@@ -317,6 +317,8 @@ def test_a_repetition_changes_nothing_more(team: Team) -> None:
     ):  # fmt: skip
         first, second = (team.ada.post(f"{talk}/{path}", body, headers=key) for _ in range(2))
         assert first.is_success and first.json() == second.json(), path
+    other = team.ada.post(f"{talk}/resolve", headers=key | {"If-Match": '"another"'})
+    assert (other.status_code, other.json()["code"]) == (422, "key_reused")
     assert [m["content"] for m in team.cleo.get(talk)["messages"]].count("Here.") == 1
     assert len(team.ada.get(f"{talk}/notes")["items"]) == 1
 

@@ -60,6 +60,17 @@ checks.negative_data_rejection.expected-statuses = ["2xx", "4xx"]  # a form has 
 include-operation-id = "update_document"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "412"]
 
+# Nor who has a conversation, how long a document is, or whether hours are ever open.
+[[operations]]
+include-operation-id = [
+    "update_conversation", "take_conversation", "assign_conversation", "return_conversation",
+    "resolve_conversation",
+]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "412"]
+[[operations]]
+include-operation-id = ["create_reply", "update_tenant"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
 # Neither can a schema say which passwords are guessed first, nor what fits together in a key.
 [[operations]]
 include-operation-id = "register_tenant"

@@ -85,6 +85,15 @@ async def test_a_tool_may_what_its_caller_may(url: str, owner: Account) -> None:
                 assert "not_found" in said[0] and said[0] == said[1]
 
 
+async def test_who_asks_where_a_person_answers_is_told_so(url: str, owner: Account) -> None:  # noqa: F811
+    talk = owner.open()
+    assert owner.client.post(f"/api/v1/conversations/{talk}/take").status_code == 200
+    async with connected(url, owner) as client:
+        more = {"question": QUESTION, "conversation_id": talk}
+        told = (await client.call_tool("ask", more)).structured_content
+    assert told is not None and told["decision"] == "hand_off" and "person" in told["text"]
+
+
 async def test_a_scoped_key_is_held_to_its_scopes(url: str, owner: Account) -> None:  # noqa: F811
     made = owner.client.post("/api/v1/keys", json={"name": "reader", "scopes": ["search"]})
     assert made.status_code == 201, made.text
