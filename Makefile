@@ -23,8 +23,8 @@ down: environment ## stop what `make up` started, from another terminal
 	@$(BIN)/support-rag down
 
 reset: purpose = kept
-reset: environment ## stop, and delete the local databases
-	@$(BIN)/support-rag reset
+reset: environment ## stop, and delete the local databases; asks first (YES=1 does not)
+	@$(BIN)/support-rag reset $(if $(YES),--yes)
 
 doctor: environment ## say what is wrong with this installation
 	@$(BIN)/support-rag doctor

@@ -19,6 +19,7 @@ settings.load_profile("same")
 
 LONGEST = (
     "test_show",
+    "test_http",
     "test_worker",
     "test_up",
     "test_hostile",

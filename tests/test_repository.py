@@ -182,7 +182,7 @@ def test_imports_never_go_upwards() -> None:
         ("state/05_store.ipynb", "evaluation.labels", "evaluation/01_labels.ipynb"),
         ("state/05_store.ipynb", "local.servers", "local/03_servers.ipynb"),  # exported code
         ("service/02_http.ipynb", "local.demo", "local/05_demo.ipynb"),
-        ("local/03_servers.ipynb", "cli.main", "cli/07_main.ipynb"),
+        ("local/03_servers.ipynb", "cli.main", "cli/11_main.ipynb"),
     ],
 )
 def test_a_planted_upward_import_is_found(here: str, module: str, there: str) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 
 if TYPE_CHECKING:
     from support_rag.evaluation.labels import Labels
@@ -37,6 +36,8 @@ LabelsOption = Annotated[
 def show(text: str) -> None:
     "Print Markdown: laid out for a terminal, as it is for a pipe."
     if console.is_terminal:
+        from rich.markdown import Markdown
+
         console.print(Markdown(text))
     else:
         print(text)

@@ -5,23 +5,23 @@
 # %% ../../nbs/cli/05_files.ipynb #hc902
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.progress import Progress
+from typing import TYPE_CHECKING
 
 from support_rag.cli.opened import (
     Held,
 )
-from ..parse import content_type_of
 from support_rag.types import (
     InputInvalid,
     UnsupportedType,
 )
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # %% auto #0
 __all__ = ['IDLE_SECONDS', 'Item', 'read_jsonl', 'read_file', 'read_paths', 'Outcome', 'send', 'wait_until_done']
@@ -57,6 +57,8 @@ def read_jsonl(path: Path) -> Iterator[Item]:
 
 def read_file(path: Path, *, base: Path) -> Item:
     "Return one file as a document. Raises `UnsupportedType`."
+    from support_rag.parse import content_type_of
+
     kind = content_type_of(path.name)
     return Item(path.relative_to(base).as_posix(), "", path.read_bytes(), kind)
 
@@ -117,6 +119,8 @@ async def send(held: Held, tenant_id: str, items: Sequence[Item], bar: Progress)
 # %% ../../nbs/cli/05_files.ipynb #c020
 async def wait_until_done(held: Held, tenant_id: str, ids: Sequence[str], bar: Progress) -> Outcome:
     "Wait until every document is ready or failed; print each failure."
+    import asyncio
+
     from support_rag.state import store
 
     task, outcome, waiting = bar.add_task("Indexing", total=len(ids)), Outcome(), list(ids)

@@ -5,7 +5,6 @@
 # %% ../../nbs/cli/01_lifecycle.ipynb #c003
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -256,6 +255,8 @@ def verify(
     `verify` checks the registry. `verify FILE` replays a receipt on any machine.
     `verify --message ID` answers a stored question again; `--save FILE` keeps the receipt.
     """
+    import asyncio
+
     from support_rag.receipt import load_receipt
     from support_rag.receipt import verify as verify_receipt
     from support_rag.registry import Registry, registry_folder

@@ -5,7 +5,6 @@
 # %% ../../nbs/cli/03_opened.ipynb #544821d1
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..types import NotFound
+from ..types import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from support_rag.state.answering import Service
     from support_rag.state.database import Database
     from support_rag.state.indexes import Grace
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from support_rag.state.settings import ServiceSettings
 
 # %% auto #0
-__all__ = ['console', 'TenantOption', 'DEMO', 'Held', 'opened', 'find_tenant', 'run', 'progress_bar']
+__all__ = ['console', 'NOTHING', 'TenantOption', 'DEMO', 'Held', 'first_contact', 'opened', 'find_tenant', 'run', 'progress_bar']
 
 # %% ../../nbs/cli/03_opened.ipynb #0be566d8
 console = Console()
@@ -42,6 +42,20 @@ class Held:
     grace: Grace  # of an index that does not serve any more
 
 
+NOTHING = (
+    "nothing is running here ({why}): start it with `make up`, or name servers in"
+    " SUPPORT_RAG_DATABASE_URL and SUPPORT_RAG_REDIS_URL"
+)
+
+
+async def first_contact(check: Awaitable[None]) -> None:
+    "Wait for a check of the database, or say what to do where there is none."
+    try:
+        await check
+    except Unavailable as error:
+        raise Unavailable(NOTHING.format(why=error.message.partition(";")[0])) from error
+
+
 @asynccontextmanager
 async def opened() -> AsyncIterator[Held]:
     "Open what the service opens, from the same settings."
@@ -54,11 +68,13 @@ async def opened() -> AsyncIterator[Held]:
     from support_rag.state.worker import load_ports
 
     settings = load_settings()
+    if not settings.database_url.get_secret_value():
+        raise Unavailable(NOTHING.format(why=f"there is no {settings.home.name}/service.env"))
     release = load_release()
     database = create_database(settings.database_url.get_secret_value(), pool_size=2)
     queue = Queue(settings.redis_url.get_secret_value())
     try:
-        await check_roles(database)
+        await first_contact(check_roles(database))
         service = Service(database, release, *load_ports(settings, release))
         grace = Grace(kept=settings.keep_index_hours * 3600)
         yield Held(settings, database, queue, service, grace)
@@ -93,6 +109,7 @@ async def find_tenant(database: Database, who: str) -> str:
 
 def run(command: Callable[[Held], Awaitable[None]]) -> None:
     "Run a command on what it needs."
+    import asyncio
 
     async def with_held() -> None:
         async with opened() as held:
@@ -103,6 +120,14 @@ def run(command: Callable[[Held], Awaitable[None]]) -> None:
 # %% ../../nbs/cli/03_opened.ipynb #736f28ac
 def progress_bar() -> Progress:
     "Return a bar that shows counts and time."
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

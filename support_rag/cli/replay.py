@@ -5,7 +5,6 @@
 # %% ../../nbs/cli/04_replay.ipynb #b21816f9
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -218,6 +217,8 @@ def replay(
     `support-rag replay --set gate.abstain_threshold=0.3 --tenant ada@acme.example`
     """
     chosen = changed(named_parameters(candidate), set_ or [])
+    import asyncio
+
     found = asyncio.run(replay_here(tenant, chosen, measure_of(against), conversations))
     print_replay(found, prices, save, json_=json_)
 

@@ -5,12 +5,10 @@
 # %% ../../nbs/cli/02_system.ipynb #c003
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 # %% auto #0
 __all__ = ['app', 'console', 'up', 'restart', 'down', 'reset', 'serve', 'worker', 'migrate', 'settings', 'doctor']
@@ -54,12 +52,18 @@ def down() -> None:
 
 
 @app.command(rich_help_panel="Run")
-def reset() -> None:
-    "Stop, and delete the local databases with all they hold."
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    "Stop, and delete the local databases with all they hold. Asks first."
     from support_rag.local.workbench import reset as clear
     from support_rag.state.settings import load_settings
 
-    clear(load_settings().home)
+    home = load_settings().home
+    if not yes:
+        lost = "every tenant, document and conversation in them"
+        typer.confirm(f"Delete the databases of {home}, with {lost}?", abort=True)
+    clear(home)
     console.print("deleted the local databases; `support-rag up` makes new ones")
 
 # %% ../../nbs/cli/02_system.ipynb #c007
@@ -138,6 +142,8 @@ def settings(
     ] = False,
 ) -> None:
     "Show every process setting with its value; secrets are hidden."
+    from rich.table import Table
+
     from support_rag.state.settings import load_settings, settings_table, variable
 
     if markdown:
@@ -152,6 +158,10 @@ def settings(
 @app.command(rich_help_panel="Run")
 def doctor() -> None:
     "Check an installation and say what to do."
+    import asyncio
+
+    from rich.table import Table
+
     from support_rag.local.doctor import examine
     from support_rag.state.settings import load_settings
 

@@ -15,8 +15,10 @@ from .models import Author, Message
 from .operations import Operations
 from .transport import Key, Refused, given, quoted
 
+_all_ = [Key, Refused]
+
 # %% auto #0
-__all__ = ['Item', 'Draft', 'WithPerson', 'Client', 'Page', 'walk']
+__all__ = ['Item', 'Draft', 'WithPerson', 'Client', 'Page', 'walk', 'Key', 'Refused']
 
 # %% ../../nbs/client/01_api.ipynb #9e80616d
 @dataclass(frozen=True, slots=True)

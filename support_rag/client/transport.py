@@ -19,8 +19,8 @@ import msgspec
 from ..types import SupportRagError, Unavailable
 
 # %% auto #0
-__all__ = ['File', 'T', 'TIMEOUT_SECONDS', 'STALE', 'given', 'quoted', 'parts_of', 'encoded', 'Credentials', 'Key', 'Refused',
-           'Unreachable', 'refusal', 'Transport', 'ServerEvent', 'read_events', 'Sender']
+__all__ = ['File', 'T', 'TIMEOUT_SECONDS', 'NOTHING', 'STALE', 'given', 'quoted', 'parts_of', 'encoded', 'Credentials', 'Key',
+           'Refused', 'Unreachable', 'refusal', 'Transport', 'ServerEvent', 'read_events', 'Sender']
 
 # %% ../../nbs/client/00_transport.ipynb #553f784a
 File = tuple[str, bytes]  # name and content
@@ -119,6 +119,7 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> Refused:
 # %% ../../nbs/client/00_transport.ipynb #7d2573b8
 T = TypeVar("T")
 TIMEOUT_SECONDS = 60.0
+NOTHING = "nothing answers at {url} ({why}): start it with `make up`, or name another address"
 STALE = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
 
 
@@ -170,8 +171,8 @@ class Transport:
             self.close()
             if kept is not None and isinstance(error, STALE):
                 return self.exchange(method, target, content, headers)
-            why = str(error) or type(error).__name__
-            raise Unreachable(f"{self.url} does not answer: {why}") from error
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Unreachable(NOTHING.format(url=self.url, why=why)) from error
 
 # %% ../../nbs/client/00_transport.ipynb #6c2b3203
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 import support_rag
+from ..client.api import Client
+from ..client.signed import FILE, load_sign_in, save_sign_in, signed_in
 from support_rag.local.demo import (
     DEMO_EMAIL,
     LOADED_FILE,
@@ -49,14 +51,14 @@ from ..service.sockets import listen
 from ..state.database import migrate
 from ..state.observe import MULTIPROCESS
 from ..state.settings import SERVICE_FILE, ServiceSettings, save_service_file, variable
-from ..types import Conflict, SettingsInvalid, Unavailable
+from ..types import Conflict, SettingsInvalid, Unauthorized, Unavailable
 
 # %% auto #0
 __all__ = ['NO_NEWS', 'WORKSPACE', 'OPEN', 'NEEDED_MB', 'PORT_SECONDS', 'MADE', 'MADE_FILES', 'installed', 'lab_root',
            'lab_config', 'lab_environ', 'workspace_path', 'workspace', 'lab_url', 'lab_answers', 'write_json',
            'lab_process', 'check_disk', 'pick_port', 'Bench', 'own_servers', 'signing_key', 'metrics_token',
            'local_processes', 'given_servers', 'healthy', 'service_processes', 'worker_names', 'NewCode', 'reached_at',
-           'prepare', 'show_addresses', 'announce', 'up', 'down', 'reset']
+           'prepare', 'show_addresses', 'stay_signed_in', 'announce', 'up', 'down', 'reset']
 
 # %% ../../nbs/local/06_workbench.ipynb #c006
 def installed() -> bool:
@@ -373,6 +375,7 @@ def show_addresses(bench: Bench, home: Path, *, password: str) -> str:
         (
             f"API         {bench.url}  (documentation: {bench.url}/docs)",
             f"Sign in as  {DEMO_EMAIL}  password {password}",
+            f"Terminal    support-rag ask  (is signed in as {DEMO_EMAIL})",
             f"JupyterLab  {lab}",
             f"            on {lab_root()}",
             f"Logs        {home / 'logs'}",
@@ -385,10 +388,21 @@ def show_addresses(bench: Bench, home: Path, *, password: str) -> str:
     )
 
 
+def stay_signed_in(url: str, home: Path, *, password: str) -> None:
+    "Sign the demo tenant in for the commands of this home, unless somebody else is."
+    with suppress(Unauthorized):
+        if load_sign_in(home).email != DEMO_EMAIL:
+            return
+    with Client(url) as client:
+        tokens = client.sign_in_user(email=DEMO_EMAIL, password=password)
+    save_sign_in(home, signed_in(url, DEMO_EMAIL, tokens))
+
+
 def announce(bench: Bench, home: Path, console: Console, *, started: float) -> None:
     "Sign in, load the sample, ask, and print the reply and the addresses."
     password = secret(home, "demo")
     api = sign_in(Api(bench.url), password=password)
+    stay_signed_in(bench.url, home, password=password)
     load_sample(api, home, console)
     reply = show_reply(QUESTION, ask(api))
     if remark := api.call("GET", "/health")["detail"]:
@@ -423,7 +437,7 @@ def down(home: Path) -> bool:
 
 # %% ../../nbs/local/06_workbench.ipynb #c053
 MADE = ("postgres", "postgres.new", "valkey", "jupyter", "metrics", "ports", "secrets")
-MADE_FILES = (SERVICE_FILE, LOADED_FILE, "valkey.conf")
+MADE_FILES = (SERVICE_FILE, LOADED_FILE, "valkey.conf", FILE, f"{FILE}.lock")
 
 
 def reset(home: Path) -> None:

@@ -169,9 +169,11 @@ class ServiceSettings(Quotas):
 
 # %% ../../nbs/state/00_settings.ipynb #c016
 SERVICE_FILE = "service.env"
-OTHERS = frozenset(  # of the same prefix, and read elsewhere: by evaluations and by docker compose
+OTHERS = frozenset(  # of the same prefix, and read by evaluations, the client and docker compose
     f"{PREFIX}{name}"
     for name in (
+        "API_KEY",
+        "URL",
         "EVAL",
         "LABELS",
         "LABELLED",

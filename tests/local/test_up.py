@@ -1,5 +1,6 @@
 """`support-rag up`, for real: it answers, what is killed returns, nothing is lost or left."""
 
+import json
 import os
 import pwd
 import re
@@ -133,7 +134,7 @@ CHILDREN = {
 def home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "home"
     yield home
-    run(home, "reset")
+    run(home, "reset", "--yes")
 
 
 def document(api: Api, document_id: str) -> dict[str, Any]:
@@ -210,6 +211,8 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     up.wait_ready()
     check_output(up)
     check_restarts(up)
+    found = run(home, "search", "kiosk offline", "--json")
+    assert found.returncode == 0 and json.loads(found.stdout)["hits"], found.stderr
     api = up.api()
     n_documents = len(list_documents(api))
     assert n_documents == len(sample_documents()) + 1
@@ -255,7 +258,7 @@ def test_up_answers_and_nothing_that_is_killed_is_lost(home: Path) -> None:
     assert run(home, "down").stdout == "nothing is running\n"
     checked = run(home, "doctor")
     assert checked.returncode == 1 and checked.stdout.count("✗") == 2, checked.stdout
-    run(home, "reset")
+    run(home, "reset", "--yes")
     kept = {path.name for path in home.iterdir()}
     assert kept <= {"logs", "served", "up.lock"}, kept  # which releases served, too
 
@@ -287,7 +290,7 @@ def test_up_as_an_ordinary_user(home: Path) -> None:
     assert up.end(signal.SIGINT) == 0
     _, left = psutil.wait_procs(everything, timeout=120)
     assert not left, f"orphans: {[p.cmdline() for p in left]}"
-    assert run(home, "reset", prefix=prefix).returncode == 0
+    assert run(home, "reset", "--yes", prefix=prefix).returncode == 0
 
 
 def one_line(done: Any, pattern: str) -> None:
