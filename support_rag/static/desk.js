@@ -78,8 +78,10 @@ async function draw(wanted = state.id) {
   const now = JSON.stringify([talk.messages, notes.items, actions.items.length]);
   if (now === state.drawn) return;
   state.drawn = now;
+  const newest = talk.messages.at(-1)?.id;
   by("messages").replaceChildren(...talk.messages.map(said));
-  by("messages").scrollTop = by("messages").scrollHeight;
+  if (newest !== state.newest) by("messages").lastElementChild?.scrollIntoView({ block: "nearest" });
+  state.newest = newest;
   by("notes").replaceChildren(
     ...notes.items.map((one) =>
       el("div", { className: "note" }, el("span", { className: "soft" }, `${one.author.name} · ${ago(one.created_at)}\n`), one.content)),
@@ -89,7 +91,7 @@ async function draw(wanted = state.id) {
 
 async function open(id) {
   if (state.id) state.drafts[state.id] = [by("said").value, by("noted").value];
-  Object.assign(state, { id, drawn: "" });
+  Object.assign(state, { id, drawn: "", newest: null });
   [by("said").value, by("noted").value] = state.drafts[id] ?? ["", ""];
   by("desk").classList.add("open");
   by("nothing").hidden = true;
