@@ -103,7 +103,9 @@ class Arrivals:
             answered = client.post(path, json={"content": question}, headers=accept)
             assert answered.status_code in (200, 201), answered.text
             text = answered.text
-            one.reply = dict(read_events(text))["message"] if is_stream else answered.json()
+            one.reply = (
+                dict(read_events(text))["message.completed"] if is_stream else answered.json()
+            )
         except (httpx2.HTTPError, AssertionError, KeyError, ValueError) as error:
             one.failure = f"{type(error).__name__}: {error}"
         one.seconds = time.monotonic() - one.at

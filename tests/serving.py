@@ -80,6 +80,11 @@ class Account:
         return list(answered.json()["messages"])
 
 
+def pieces_of(events: Events) -> list[str]:
+    "Return the pieces of the text that a stream told."
+    return [data["text"] for name, data in events if name == "answer.delta"]
+
+
 def read_events(text: str) -> Events:
     "Return the events of an event stream, comments left out."
     events: Events = []

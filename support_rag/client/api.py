@@ -51,13 +51,13 @@ class Client(Operations):
         path = f"/api/v1/conversations/{quoted(conversation_id)}/messages"
         body = given(content=content, filter=filter, tags=tags)
         for event in self.events("POST", path, body=body, idempotency_key=idempotency_key):
-            if event.name == "delta":
+            if event.name == "answer.delta":
                 yield Draft(msgspec.json.decode(event.data, type=dict[str, str])["text"])
-            elif event.name == "message":
+            elif event.name == "message.completed":
                 yield msgspec.json.decode(event.data, type=Message)
-            elif event.name == "person":
+            elif event.name == "person.answers":
                 yield msgspec.json.decode(event.data, type=WithPerson)
-            elif event.name == "problem":
+            elif event.name == "error":
                 problem = msgspec.json.decode(event.data, type=dict[str, Any])
                 raise Refused(int(problem.get("status", 500)), problem)
 

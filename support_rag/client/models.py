@@ -747,6 +747,7 @@ class Message(Struct, kw_only=True):
     confidence: float | None
     "0 to 1. Null for a question, as what follows."
     content: str
+    "Empty for a reply that was cancelled."
     created_at: datetime
     decision: Literal["answer", "hand_off", "abstain"] | None
     "`hand_off` suggests a person; `abstain` stands in place of an answer."
@@ -767,6 +768,12 @@ class Message(Struct, kw_only=True):
     "What the reply cites. Empty for a question."
     author: Author | None = None
     "The person who says it. Null for the others."
+    replaced_at: datetime | None = None
+    "When a newer reply took this one's place. Null: it stands."
+    reply_id: str | None = None
+    "Of a question: the id of the bot's reply, also while that is made."
+    status: Literal["complete", "cancelled"] = "complete"
+    "`cancelled`: somebody stopped the reply before it was made."
 
 
 class PageQueued(Struct, kw_only=True):

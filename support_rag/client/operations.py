@@ -44,6 +44,17 @@ class Operations(Sender):
             idempotency_key=idempotency_key,
         )
 
+    def cancel_reply(
+        self, message_id: str, *, idempotency_key: str | None = None
+    ) -> models.Message:
+        "Stop a reply that is being made. Its question stays, and may be asked again."
+        return self.call(
+            "POST",
+            f"/api/v1/messages/{quoted(message_id)}/cancel",
+            models.Message,
+            idempotency_key=idempotency_key,
+        )
+
     def change_password(self, *, current_password: str, new_password: str) -> models.Token:
         "Change one's own password. Every session ends; the answer has the tokens of a new one."
         return self.call(
@@ -264,6 +275,10 @@ class Operations(Sender):
     def get_document(self, document_id: str) -> models.Document:
         "Return a document and how far its processing is. Its `ETag` is for `If-Match`."
         return self.call("GET", f"/api/v1/documents/{quoted(document_id)}", models.Document)
+
+    def get_events(self, message_id: str) -> str:
+        "Tell what happens to a reply, or happened, behind an event: as a stream of events."
+        return self.text("GET", f"/api/v1/messages/{quoted(message_id)}/events")
 
     def get_health(self) -> models.Health:
         "Say whether the service and its servers are up. 503 when one is down."
@@ -557,6 +572,17 @@ class Operations(Sender):
         "Exchange a refresh token for the next tokens. A second use ends the session."
         return self.call(
             "POST", "/api/v1/auth/refresh", models.Token, body=given(refresh_token=refresh_token)
+        )
+
+    def regenerate_reply(
+        self, message_id: str, *, idempotency_key: str | None = None
+    ) -> models.Message:
+        "Ask the newest question of a conversation again. The reply before is kept, as replaced."
+        return self.call(
+            "POST",
+            f"/api/v1/messages/{quoted(message_id)}/regenerate",
+            models.Message,
+            idempotency_key=idempotency_key,
         )
 
     def register_tenant(self, *, email: str, password: str, tenant_name: str) -> models.Registered:

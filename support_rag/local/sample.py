@@ -16,7 +16,8 @@ from .servers import local_servers
 from ..parse import content_type_of
 from ..release import Parameters, load_release
 from ..state import jobs, store
-from ..state.answering import Service, create_conversation, reply
+from ..state.answering import Service, create_conversation
+from ..state.asking import reply
 from ..state.database import Database, create_database, migrate
 from ..state.history import agree
 from ..state.ingest import Ingestion, accept, ingest

@@ -49,6 +49,7 @@ from support_rag.service import (
     people,
     programs,
     provenance,
+    replies,
     search,
     tools,
     usage,
@@ -79,6 +80,7 @@ from .sockets import inherited, listen
 from ..state.answering import Service
 from ..state.canary import Canaries
 from ..state.database import Database, check_roles, create_database
+from ..state.events import open_journal
 from ..state.following import Following, by_index, follow
 from ..state.indexes import Embedders
 from ..state.ingest import MAX_BYTES
@@ -142,8 +144,10 @@ async def hold(
         database, watching, queue = await connect(settings, stack)
         held["hasher"] = hasher = Hasher()
         stack.callback(hasher.close)
+        journal = open_journal(settings.redis_url.get_secret_value())
+        stack.push_async_callback(journal.aclose)
         held["service"] = service = Service(
-            database, release, embedders, generator, home=settings.home
+            database, release, embedders, generator, home=settings.home, journal=journal
         )
         stack.push_async_callback(service.close, seconds=CLOSING_SECONDS)
         await warm(embedders.of(release.parameters.embed))
@@ -248,9 +252,9 @@ LAYERS = [
 # %% ../../nbs/service/20_app.ipynb #c014
 ROUTERS = (
     auth.router, people.router, usage.router, programs.router, documents.router, contents.router,
-    conversations.router, conversations.tracing, feedback.router, desk.queueing, desk.router,
-    outcomes.router, search.router, provenance.router,
-    completions.router, tools.router, operations.router,
+    conversations.router, replies.router, conversations.tracing, feedback.router, desk.queueing,
+    desk.router, outcomes.router, search.router, provenance.router, completions.router,
+    tools.router, operations.router,
 )  # fmt: skip
 
 

@@ -19,9 +19,10 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from .access import Caller, may
-from .conversations import ANSWERS, PING_SECONDS, Source, sse_problem
+from .conversations import Source
 from .http import StrictRoute, Text, VisibleText, held, refusals
 from .idempotency import ONCE, REPLAYED, Once, OnceByHand
+from .replies import ANSWERS, PING_SECONDS, UNBUFFERED, sse_problem
 from .usage import HeldQuota
 from ..state import answering
 from ..state.answering import Service
@@ -34,7 +35,7 @@ from ..types import Answer, InputInvalid, NotFound, Turn
 # %% auto #0
 __all__ = ['MODEL', 'WORDS', 'Asker', 'router', 'HELLO', 'Part', 'ChatMessage', 'ChatRequest', 'question_of', 'Grounds',
            'ChatReply', 'Choice', 'Completion', 'grounds_of', 'complete', 'piece', 'pieces', 'replied', 'completed',
-           'stream', 'check_model', 'create_completion', 'Model', 'Models', 'list_models', 'get_model']
+           'stream', 'outlive', 'check_model', 'create_completion', 'Model', 'Models', 'list_models', 'get_model']
 
 # %% ../../nbs/service/14_completions.ipynb #c006
 MODEL = "support-rag"
@@ -203,6 +204,7 @@ async def stream(
     work: asyncio.Task[Completion],
     *,
     fault: Callable[[Exception], bytes],  # returns what a fault is as an event
+    is_kept: bool = False,  # under a key: the work is ended also without a reader
     ping_seconds: float = PING_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
     "Yield a completion as events, and comments while it is being made."
@@ -214,7 +216,13 @@ async def stream(
     except Exception as error:
         yield fault(error)
     finally:
-        work.cancel()
+        if not is_kept:
+            work.cancel()
+
+
+async def outlive(work: asyncio.Task[Completion]) -> None:
+    "Wait for work that nobody else may wait for."
+    await asyncio.wait({work})
 
 # %% ../../nbs/service/14_completions.ipynb #c024
 Asker = Annotated[Caller, Depends(may("conversations:write"))]
@@ -257,10 +265,11 @@ async def create_completion(
     if not chat.stream:
         response.headers.update(headers)
         return await work
-    return EventSourceResponse(
-        stream(asyncio.create_task(work), fault=partial(sse_problem, request)),
-        headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+    making, fault = asyncio.create_task(work), partial(sse_problem, request)
+    if is_kept := once.this is not None:
+        service.tasks.start(outlive(making))
+    events = stream(making, fault=fault, is_kept=is_kept)
+    return EventSourceResponse(events, headers={**headers, **UNBUFFERED})
 
 # %% ../../nbs/service/14_completions.ipynb #c025
 class Model(BaseModel):

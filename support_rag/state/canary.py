@@ -214,6 +214,7 @@ async def read_ends(
         .outerjoin(f, sa.and_(owned(f, tenant_id), f.c.message_id == every.c.id))
         .where(
             first.c.seq == FIRST_REPLY,
+            first.c.replaced_at.is_(None),
             owned(tables.conversations, tenant_id),
             c.created_at >= canary.started_at,
         )

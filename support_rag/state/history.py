@@ -135,6 +135,7 @@ async def read_past(
         for one in known:
             said = await list_messages(session, tenant_id=tenant_id, conversation_id=one.id)
             facts = await traces_of(session, tenant_id, [m.id for m in said])
+            said = [message for message in said if message.status == "complete"]
             by_seq = {message.seq: message for message in said}
             for reply in (m for m in said if m.role == "assistant" and m.seq - 1 in by_seq):
                 before = [m for m in said if m.seq < reply.seq - 1][-MAX_TURNS:]

@@ -52,13 +52,15 @@ from .traces import store_trace
 __all__ = ['MAX_LISTED', 'MAX_QUESTION', 'MAX_TITLE', 'MAX_TURNS', 'T', 'MAX_PAUSE_SECONDS', 'ABANDONED', 'ConversationRecord',
            'create_conversation', 'get_conversation', 'mentions', 'ended', 'list_conversations', 'close_conversation',
            'MessageRecord', 'add_message', 'list_messages', 'title_of', 'check_question', 'Asked', 'side_of',
-           'turns_of', 'advance', 'store_question', 'restore_question', 'patiently', 'place_of', 'sources_of', 'leave',
-           'store_reply', 'store_summary', 'is_settled', 'read_settled']
+           'turns_of', 'advance', 'store_question', 'restore_question', 'patiently', 'place_of', 'sources_of',
+           'lock_question', 'find_named', 'take_place', 'leave', 'store_reply', 'store_summary', 'is_settled',
+           'read_settled']
 
 # %% ../../nbs/state/19_messages.ipynb #6e16e45a
 from support_rag.types import (
     Answer,
     Citation,
+    Conflict,
     Filter,
     InputInvalid,
     NotFound,
@@ -194,6 +196,9 @@ class MessageRecord(Stored):
     author_id: str | None = field(default=None, repr=False)  # the person who says it
     addressee_id: str | None = field(default=None, repr=False)  # who answers; None: the bot
     notice: str = field(default="", repr=False)  # what follows a reply: nobody is there until …
+    status: Literal["complete", "cancelled"] = "complete"
+    replaced_at: datetime | None = field(default=None, repr=False)  # by a newer reply
+    reply_id: str | None = field(default=None, repr=False)  # of a question: its reply's id
 
     @property
     def text(self) -> str:
@@ -209,13 +214,13 @@ async def add_message(
     Raises `NotFound` where the conversation was erased meanwhile.
     """
     key = {"conversation_id": conversation_id, "seq": seq}
-    new = insert(tables.messages).values(tenant_id=tenant_id, id=new_id(), **key, **values)
-    new = new.on_conflict_do_nothing(index_elements=["tenant_id", *key])
+    new = insert(tables.messages).values({"tenant_id": tenant_id, "id": new_id(), **key, **values})
+    new = new.on_conflict_do_nothing()
     try:
         added = await find(session, MessageRecord, new.returning(*MessageRecord.columns()))
     except IntegrityError as error:
         raise NotFound("no such conversation: it was erased") from error
-    return added or await get_owned(session, MessageRecord, tenant_id, **key)
+    return added or await get_owned(session, MessageRecord, tenant_id, **key, replaced_at=None)
 
 # %% ../../nbs/state/19_messages.ipynb #c019
 MAX_LISTED = 1000  # messages
@@ -229,13 +234,16 @@ async def list_messages(
     after: int = 0,  # number of the last message left out
     before: int | None = None,  # number of the first message left out; None: to the newest
     limit: int = MAX_LISTED,
+    replaced: bool = False,  # also the replies that another one took the place of
 ) -> list[MessageRecord]:
     "Return the newest `limit` messages of a range, oldest first."
-    seq = tables.messages.c.seq
-    where = sa.and_(owned(tables.messages, tenant_id, conversation_id=conversation_id), seq > after)
+    m, place = tables.messages.c, {"conversation_id": conversation_id}
+    current = {} if replaced else {"replaced_at": None}
+    where = sa.and_(owned(tables.messages, tenant_id, **place, **current), m.seq > after)
     if before is not None:
-        where = sa.and_(where, seq < before)
-    newest = sa.select(*MessageRecord.columns()).where(where).order_by(seq.desc()).limit(limit)
+        where = sa.and_(where, m.seq < before)
+    newest = sa.select(*MessageRecord.columns()).where(where).limit(limit)
+    newest = newest.order_by(m.seq.desc(), m.created_at.desc(), m.id)
     return [MessageRecord(*row) for row in await session.execute(newest)][::-1]
 
 # %% ../../nbs/state/19_messages.ipynb #c021
@@ -282,8 +290,9 @@ def side_of(message: MessageRecord) -> Role:
 
 
 def turns_of(messages: Sequence[MessageRecord]) -> tuple[Turn, ...]:
-    "Return messages as a prompt sees them."
-    return tuple(Turn(side_of(message), message.content) for message in messages)
+    "Return messages as a prompt sees them: a cancelled reply said nothing."
+    said = (message for message in messages if message.status == "complete")
+    return tuple(Turn(side_of(message), message.content) for message in said)
 
 
 async def advance(
@@ -320,6 +329,7 @@ async def store_question(
         "content": content,
         "filter": None if chosen is None else chosen.dump(),
         "addressee_id": held.assignee_id,
+        "reply_id": new_id() if held.assignee_id is None else None,
     }
     question = await add_message(session, **where, seq=seq, role="user", **values)
     covered = conversation.summary_seq
@@ -383,16 +393,46 @@ def sources_of(answer: Answer) -> list[dict[str, Any]]:
         for citation in answer.citations
     ]
 
+# %% ../../nbs/state/19_messages.ipynb #528016c2
+async def lock_question(
+    session: AsyncSession, *, tenant_id: str, question_id: str
+) -> MessageRecord:
+    "Return a question, held until the transaction ends. Raises `NotFound`."
+    this = owned(tables.messages, tenant_id, id=question_id, role="user")
+    query = sa.select(*MessageRecord.columns()).where(this).with_for_update()
+    return await get(session, MessageRecord, query)
+
+
+async def find_named(session: AsyncSession, question: MessageRecord) -> MessageRecord | None:
+    "Return the stored reply that a question names; None: it may be stored. Raises `Conflict`."
+    tenant_id = question.tenant_id
+    held = await lock_question(session, tenant_id=tenant_id, question_id=question.id)
+    this = owned(tables.messages, tenant_id, id=question.reply_id)
+    stored = await find(session, MessageRecord, sa.select(*MessageRecord.columns()).where(this))
+    if stored is None and held.reply_id != question.reply_id:
+        raise Conflict("the question was asked again meanwhile: look for its newest reply")
+    return stored
+
+
+async def take_place(
+    session: AsyncSession, question: MessageRecord, **values: Any
+) -> MessageRecord:
+    "Store the reply that a held question names, in place of the one before."
+    where = {"conversation_id": question.conversation_id, "seq": question.seq + 1}
+    before = owned(tables.messages, question.tenant_id, **where, replaced_at=None)
+    given_way = sa.update(tables.messages).where(before).values(replaced_at=sa.func.now())
+    await session.execute(given_way)
+    key = {"tenant_id": question.tenant_id, "id": question.reply_id, "role": "assistant"}
+    return await add_message(session, **{**key, **where, **values})
+
 # %% ../../nbs/state/19_messages.ipynb #261b52b5
 async def leave(
     session: AsyncSession, question: MessageRecord, held: Custody
 ) -> MessageRecord | None:
     "Leave a question to the person who has the conversation, unless its reply is there already."
-    m, place = tables.messages, {"conversation_id": held.id, "seq": question.seq + 1}
-    this = owned(m, held.tenant_id, **place, role="assistant")
-    known = await find(session, MessageRecord, sa.select(*MessageRecord.columns()).where(this))
+    known = await find_named(session, question)
     if known is None:
-        this = owned(m, held.tenant_id, id=question.id)
+        m, this = tables.messages, owned(tables.messages, held.tenant_id, id=question.id)
         change = sa.update(m).where(this).values(addressee_id=held.assignee_id)
         await session.execute(change)
     return known
@@ -410,9 +450,8 @@ async def store_reply(
 
     Returns None where a person has taken the conversation over meanwhile: nothing is stored then.
     """
-    place = {"conversation_id": question.conversation_id, "seq": question.seq + 1}
-    values: dict[str, Any] = {"tenant_id": question.tenant_id, **place, "role": "assistant"}
-    values |= {"content": answer.text, "sources": sources_of(answer)}
+    counted: dict[str, Any] = {"tenant_id": question.tenant_id, "id": str(question.reply_id)}
+    values: dict[str, Any] = {"content": answer.text, "sources": sources_of(answer)}
     values |= {"confidence": answer.decision.confidence, "reason": answer.decision.reason}
     values |= {"decision": answer.decision.outcome.value, "release_id": answer.release_id}
     values |= {"generator": answer.generator, "model": answer.model}
@@ -423,20 +462,18 @@ async def store_reply(
             held = await hold(session, tenant_id=question.tenant_id, **where)
             used = sum(answer.trace.get("tokens", {}).values())
             if held.assignee_id is not None:
-                await settle(
-                    session, tenant_id=held.tenant_id, id=question.id, messages=0, tokens=used
-                )
+                await settle(session, **counted, messages=0, tokens=used)
                 return await leave(session, question, held)
+            if (known := await find_named(session, question)) is not None:
+                return known
             language = language_of(question.content, *said)
             notice = await pass_on(session, held, answer.decision, language=language)
-            message = await add_message(session, **values, notice=notice)
+            message = await take_place(session, question, **values, notice=notice)
             await store_trace(
                 session, tenant_id=message.tenant_id, message_id=message.id, index_id=index_id,
                 facts=answer.trace,
             )  # fmt: skip
-            await settle(
-                session, tenant_id=message.tenant_id, id=question.id, messages=1, tokens=used
-            )
+            await settle(session, **counted, messages=1, tokens=used)
             return message
 
     return await patiently(store)

@@ -192,12 +192,12 @@ conversations = table(
 )
 messages = table(
     "messages",
-    uuid="tenant_id id conversation_id author_id addressee_id",
-    text="role content notice decision reason release_id generator model",
+    uuid="tenant_id id conversation_id author_id addressee_id reply_id",
+    text="role content notice status decision reason release_id generator model",
     int="seq",
     real="confidence",
     json="sources filter",
-    time="created_at",
+    time="created_at replaced_at",
 )
 traces = table("traces", uuid="tenant_id message_id index_id", json="facts", time="created_at")
 feedback = table(

@@ -89,7 +89,11 @@ class Load:
                     path = f"/api/v1/conversations/{opened.json()['id']}/messages"
                     answered = client.post(path, json={"content": QUESTION})
                     assert answered.status_code in (200, 201), answered.text
-                    body = dict(read_events(answered.text)).get("message") if accept else None
+                    body = (
+                        dict(read_events(answered.text)).get("message.completed")
+                        if accept
+                        else None
+                    )
                     self.replies.append(body or answered.json())
                     self.seconds.append(time.monotonic() - began)
                 except Exception as error:

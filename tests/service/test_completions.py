@@ -105,6 +105,21 @@ async def test_a_fault_ends_the_stream_and_a_slow_reply_keeps_it_open() -> None:
     assert read_events(sent[-1].decode()) == [("problem", "the model is away")]
 
 
+async def test_under_a_key_the_work_ends_without_a_reader() -> None:
+    go_on = asyncio.Event()
+
+    async def long() -> str:
+        await go_on.wait()
+        return "made"
+
+    work = asyncio.create_task(long())
+    events = stream(work, fault=lambda error: b"", is_kept=True, ping_seconds=0.01)  # type: ignore[arg-type]
+    await anext(events)
+    await events.aclose()
+    go_on.set()
+    assert await work == "made"
+
+
 async def test_a_reader_that_leaves_ends_the_work() -> None:
     started = asyncio.Event()
 

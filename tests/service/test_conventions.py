@@ -48,8 +48,9 @@ def operations(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:
 # Names
 
 VERBS = (
-    "accept|ask|assign|change|close|confirm|create|delete|disable|enable|get|ingest|list|refresh|"
-    "register|reingest|request|reset|resolve|return|revoke|search|sign|take|update"
+    "accept|ask|assign|cancel|change|close|confirm|create|delete|disable|enable|get|ingest|list|"
+    "refresh|regenerate|register|reingest|request|reset|resolve|return|revoke|search|sign|take|"
+    "update"
 )
 
 

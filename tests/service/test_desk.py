@@ -170,7 +170,7 @@ def test_two_agents_hand_a_conversation_over(team: Team) -> None:
         f"{talk}/messages", {"content": "Hello?"}, headers={"Accept": "text/event-stream"}
     )
     [(name, data)] = read_events(streamed.text)
-    assert name == "person" and data["assignee"]["name"] == "Ada"
+    assert name == "person.answers" and data["assignee"]["name"] == "Ada"
     assert data["message"]["content"] == "Hello?"
     assert [m["role"] for m in cleo.get(talk)["messages"]][-2:] == ["user", "user"]
 
@@ -220,7 +220,7 @@ def test_a_reply_that_a_take_over_comes_before_is_not_posted(
         answer = asking.result()
     if form == "events":
         name, data = read_events(answer.text)[-1]
-        assert (name, data["assignee"]["name"]) == ("person", "Ada")
+        assert (name, data["assignee"]["name"]) == ("person.answers", "Ada")
     else:
         assert answer.status_code == 202 and answer.json()["role"] == "user"
     assert [m["role"] for m in team.cleo.get(talk)["messages"]] == ["user"]

@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx2
 import pytest
+import redis
 from fastapi import FastAPI
 
 from support_rag.local.servers import Running
 from support_rag.service.idempotency import Once
-from support_rag.state import answering
+from support_rag.state import answering, asking
 from tests.people import Person, as_superuser, new_person
 from tests.serving import read_events
 
@@ -380,10 +381,12 @@ def test_a_repeated_question_streams_the_stored_reply(client: httpx2.Client) -> 
     key = new_key()
     streamed = client.post(path, headers=STREAM | key, **sent)
     name, message = read_events(streamed.text)[-1]
-    assert name == "message"
+    assert name == "message.completed"
     again = client.post(path, headers=STREAM | key, **sent)
     assert again.headers["idempotency-replayed"] == "true"
-    assert read_events(again.text) == [("message", message)]
+    assert again.text == streamed.text
+    behind = client.post(path, headers=STREAM | key | {"Last-Event-ID": "2"}, **sent)
+    assert read_events(behind.text) == read_events(streamed.text)[2:]
     as_json = client.post(path, headers=key, **sent)
     assert as_json.json() == message, "the form of an answer is not part of the request"
     (question, reply) = client.get(path.removesuffix("/messages")).json()["messages"]
@@ -398,19 +401,34 @@ def test_a_repeated_completion_streams_the_same_words(client: httpx2.Client) -> 
     assert second.headers["idempotency-replayed"] == "true"
 
 
-def test_a_question_whose_process_died_is_answered_at_its_repetition(
-    url: str, client: httpx2.Client, servers: Running, person: Person,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_a_reply_that_failed_is_made_at_its_repetition(
+    client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, sent = requests(client)["messages"]
     key = new_key()
 
-    async def dies(*args: Any) -> None:
-        raise RuntimeError("the process dies here")
+    async def fails(*args: Any) -> None:
+        raise RuntimeError("something went wrong")
 
     with monkeypatch.context() as patched:
-        patched.setattr(answering, "respond", dies)
+        patched.setattr(asking, "respond", fails)
         assert client.post(path, headers=key, **sent).status_code == 500
+    answer = client.post(path, headers=key, **sent)
+    assert answer.status_code == 200 and answer.json()["seq"] == 2
+    assert client.post(path, headers=key, **sent).json() == answer.json()
+    assert len(client.get(path.removesuffix("/messages")).json()["messages"]) == 2
+
+
+def test_a_question_whose_process_died_is_answered_at_its_repetition(
+    client: httpx2.Client, servers: Running, person: Person
+) -> None:
+    path, sent = requests(client)["messages"]
+    key = new_key()
+    lost = client.post(path, headers=key, **sent).json()["id"]
+    with as_superuser(servers) as connection:
+        connection.execute("DELETE FROM messages WHERE id = %s", [lost])
+    with redis.Redis.from_url(servers.redis_url) as events:
+        events.delete(f"support_rag:reply:{person.tenant_id}:{lost}")
     waiting = client.post(path, headers=key, **sent)
     assert (waiting.status_code, waiting.json()["code"]) == (409, "key_in_flight")
     age(servers, person, "messages", 61)

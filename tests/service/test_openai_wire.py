@@ -30,7 +30,7 @@ from support_rag.state.indexes import Embedders, serving_index
 from support_rag.state.ingest import Ingestion, accept, ingest
 from support_rag.state.settings import ServiceSettings
 from tests.openai_stub import OpenAIStub, Reply, Seen
-from tests.serving import Account, read_events, serving, signed_in
+from tests.serving import Account, pieces_of, read_events, serving, signed_in
 from tests.state.test_ingest import lease_of
 
 QUESTION = "For how many hours does an offline kiosk keep punches?"
@@ -150,9 +150,10 @@ def still_well(wire: Wire) -> None:
 
 def test_a_reply_is_streamed_with_its_citations(wire: Wire) -> None:
     conversation_id = wire.owner.open()
-    *deltas, (name, reply) = wire.owner.stream(conversation_id, QUESTION)
-    assert [data["text"] for _, data in deltas] == list(SAID)
-    assert name == "message" and reply["content"] == "".join(SAID)
+    events = wire.owner.stream(conversation_id, QUESTION)
+    assert pieces_of(events) == list(SAID)
+    (name, reply) = events[-1]
+    assert name == "message.completed" and reply["content"] == "".join(SAID)
     assert reply["decision"] == "answer"
     model = wire.generator.name
     wrote = Writer("openai", model, served=model)
@@ -219,8 +220,9 @@ def test_a_model_that_obeys_an_injection_reaches_nothing(wire: Wire) -> None:
 def test_a_model_that_finds_nothing_abstains_silently(wire: Wire) -> None:
     wire.say(Reply(tokens=("NOT", "_IN", "_SOURCES")))
     conversation_id = wire.owner.open()
-    [(name, reply)] = wire.owner.stream(conversation_id, QUESTION)
-    assert name == "message"
+    events = wire.owner.stream(conversation_id, QUESTION)
+    (name, reply) = events[-1]
+    assert name == "message.completed" and pieces_of(events) == [reply["content"]]
     assert (reply["decision"], reply["reason"]) == ("abstain", "not_in_sources")
     assert reply["sources"] == [] and "NOT_IN" not in reply["content"]
     still_well(wire)
@@ -254,7 +256,7 @@ def test_a_failing_model_costs_the_reply_and_nothing_else(wire: Wire, fault: str
     wire.say(FAULTS[fault])
     conversation_id = wire.owner.open()
     *_, (name, reply) = wire.owner.stream(conversation_id, QUESTION)
-    assert name == "message"
+    assert name == "message.completed"
     assert (reply["decision"], reply["reason"]) == ("hand_off", "generation_unavailable")
     assert SAID[0] not in reply["content"] and reply["sources"] and of_tenant(reply)
     assert 1 <= len(wire.chats()) <= 2
@@ -414,7 +416,7 @@ def test_a_stream_is_passed_on_piece_by_piece(wire: Wire) -> None:
     ) as answered:
         parts = list(answered.iter_text())
     assert len(parts) > 10, "pieces were not collected on the way"
-    assert [name for name, _ in read_events("".join(parts))][-1] == "message"
+    assert [name for name, _ in read_events("".join(parts))][-1] == "message.completed"
 
 
 def test_a_killed_service_leaves_the_question_without_a_reply(

@@ -30,6 +30,7 @@ from support_rag.service.lists import Cursors
 from support_rag.state import (
     accounts,
     answering,
+    asking,
     audit,
     custody,
     desk,
@@ -39,6 +40,7 @@ from support_rag.state import (
     lexical,
     messages,
     pgindex,
+    replies,
     store,
     tables,
     traces,
@@ -132,6 +134,13 @@ class Owner:
         self.made.append(str(answer.json()["id"]))
         return self.made[-1]
 
+    def unmade(self) -> str:
+        "Return the id of a reply that is not stored yet."
+        id_ = self.reply()
+        with as_superuser(self.servers) as connection:
+            connection.execute("DELETE FROM messages WHERE id = %s", [id_])
+        return id_
+
     def waiting(self) -> str:
         "Return the id of a new conversation that needs a person."
         id_ = self.conversation()
@@ -213,6 +222,9 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
     "list_notes": {"path.conversation_id": Owner.conversation},
     "create_rating": {"path.conversation_id": Owner.conversation},
     "list_done": {"path.conversation_id": Owner.conversation},
+    "get_events": {"path.message_id": Owner.reply},
+    "cancel_reply": {"path.message_id": Owner.unmade},
+    "regenerate_reply": {"path.message_id": Owner.reply},
     "list_users": {"query.cursor": lambda owner: owner.cursor("/api/v1/users", owner.user)},
     "get_user": {"path.user_id": Owner.user},
     "update_user": {"path.user_id": Owner.user},
@@ -227,7 +239,8 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
 CHANGES = {
     "delete_document", "update_document", "reingest_document", "close_conversation",
     "update_conversation", "delete_conversation", "create_feedback",
-    "create_message", "update_user", "revoke_invitation",
+    "create_message", "cancel_reply", "regenerate_reply",
+    "update_user", "revoke_invitation",
     "revoke_key", "request_person", "take_conversation", "assign_conversation",
     "return_conversation", "resolve_conversation", "create_reply", "create_note", "create_rating",
 }  # fmt: skip
@@ -711,7 +724,7 @@ async def live(database: Database, tenant_id: str) -> None:
         conversation = await messages.create_conversation(session, **place, user_id=user.id)
     talk = place | {"conversation_id": conversation.id}
     await repeat(database, tenant_id)
-    async for _ in answering.reply(service, **talk, content=QUESTION):
+    async for _ in asking.reply(service, **talk, content=QUESTION):
         pass
     await service.close()
     index = await serving_index(database, tenant_id)
@@ -722,6 +735,10 @@ async def live(database: Database, tenant_id: str) -> None:
         await messages.get_conversation(session, **talk)
         listed = await messages.list_messages(session, **talk)
         await messages.restore_question(session, **place, message_id=listed[0].id)
+        question, _ = await replies.find_reply(session, **place, message_id=listed[-1].id)
+        await replies.name_anew(session, question)
+        asked, _ = await replies.find_reply(session, **place, message_id=listed[0].id)
+        await replies.store_cancelled(session, asked)
         await traces.get_trace(session, **place, message_id=listed[-1].id)
         await give_feedback(session, **place, message_id=listed[-1].id, verdict="up")
         await compare_canary(session, await last_canary(session, **place))

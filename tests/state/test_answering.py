@@ -11,12 +11,15 @@ import sqlalchemy as sa
 from support_rag.embed import Embedder, HashingEmbedder
 from support_rag.generate import CallBudget, ExtractiveGenerator
 from support_rag.release import EmbedParameters, Release, Writer, load_release
-from support_rag.state import answering, store, tables
-from support_rag.state.answering import KEPT, Service, reply, search
+from support_rag.state import asking, store, tables
+from support_rag.state.answering import KEPT, Service, search
+from support_rag.state.asking import reply
 from support_rag.state.database import Database, create_database
+from support_rag.state.events import Exchange
 from support_rag.state.indexes import Embedders, Grace, serving_index
 from support_rag.state.ingest import Ingestion, accept, ingest, reindex, request_reindex, retire
 from support_rag.state.messages import (
+    Asked,
     MessageRecord,
     add_message,
     close_conversation,
@@ -350,15 +353,15 @@ async def test_a_question_whose_service_stopped_stays_visible(
     with pytest.raises(Unavailable, match="stopping"):
         await asked
 
-    async def store() -> answering.Asked:
+    async def store() -> Asked:
         raise AssertionError("it never begins")
 
-    never = asyncio.create_task(answering.carry(slow, answering.Exchange(), store, **where))
-    exchange = answering.Exchange()
+    exchange = Exchange()
+    never = asyncio.create_task(asking.carry(slow, exchange, store, **where))
     never.add_done_callback(exchange.stop)
     never.cancel()  # before it began
-    with pytest.raises(Unavailable, match="stopping"):
-        await exchange.next()
+    [told] = [event async for event in exchange.follow()]
+    assert told.name == "error" and "stopping" in told.data["message"]
     later = await ask(service, tenant, conversation_id, QUESTION)
     stored = await messages(service.database, tenant, conversation_id)
     assert [m.seq for m in stored] == [1, 3, 4] and later.seq == 4
@@ -438,10 +441,8 @@ async def test_an_index_replaced_under_a_message_hands_off(
     context = Ingestion(service.database, finer, service.embedders, grace=Grace(0, 0))
     await reindex(context, await lease_of(service.database, tenant))
     assert await retire(context, await lease_of(service.database, tenant))
-    exchange = answering.Exchange()
-    await answering.respond(service, exchange, asked)
-    message = await exchange.next()
-    assert isinstance(message, MessageRecord)
+    await asking.respond(service, Exchange(), asked)
+    (_, message) = await messages(service.database, tenant, conversation_id)
     assert (message.decision, message.reason) == ("hand_off", "retrieval_unavailable")
 
 
