@@ -37,7 +37,7 @@ def settings_of(servers: Running, **changes: Any) -> ServiceSettings:
     urls |= {"metrics_token": METRICS}
     secrets = {name: SecretStr(value) for name, value in (urls | changes).items()}
     home = Path(tempfile.mkdtemp(prefix="support_rag-"))
-    return ServiceSettings(**secrets, home=home)
+    return ServiceSettings(**secrets, home=home, webhook_hosts="127.0.0.1, hooks.example.com")
 
 
 def hashing_release() -> Release:

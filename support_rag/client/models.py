@@ -91,6 +91,34 @@ class Day(Struct, kw_only=True):
     "That a language model read and wrote, with what is reserved for replies under way. 0 without a model."
 
 
+class Delivery(Struct, kw_only=True):
+    """One telling of one event to one endpoint."""
+
+    answer: int | None
+    "Status of the last answer. Null: there was none."
+    attempts: int
+    created_at: datetime
+    data: dict[str, Any]
+    "What is told: ids, never what somebody wrote."
+    error: str
+    "Why the last attempt failed. Empty: it did not."
+    id: str
+    "Sent as `webhook-id`, also when it is sent again."
+    kind: Literal[
+        "conversation.handed_off",
+        "conversation.resolved",
+        "conversation.reopened",
+        "conversation.closed",
+        "document.ready",
+        "document.failed",
+        "feedback.created",
+    ]
+    status: Literal["pending", "delivered", "dead"]
+    "`dead` after the last attempt: send it again by hand."
+    updated_at: datetime
+    webhook_id: str
+
+
 class Document(Struct, kw_only=True):
     """A document and how far its processing is."""
 
@@ -280,6 +308,7 @@ class Key(Struct, kw_only=True):
             "tenant:write",
             "usage:read",
             "support",
+            "webhooks:write",
         ]
     ]
     used_at: datetime | None
@@ -314,6 +343,7 @@ class KeyWithSecret(Struct, kw_only=True):
             "tenant:write",
             "usage:read",
             "support",
+            "webhooks:write",
         ]
     ]
     secret: str | None
@@ -378,6 +408,12 @@ class Opening(Struct, kw_only=True):
 
 class PageConversation(Struct, kw_only=True):
     items: list[Conversation]
+    next_cursor: str | None
+    "Give it as `cursor`; null on the last page."
+
+
+class PageDelivery(Struct, kw_only=True):
+    items: list[Delivery]
     next_cursor: str | None
     "Give it as `cursor`; null on the last page."
 
@@ -675,6 +711,46 @@ class User(Struct, kw_only=True):
     updated_at: datetime
 
 
+class Webhook(Struct, kw_only=True):
+    """An endpoint, without its secret."""
+
+    created_at: datetime
+    events: list[
+        Literal[
+            "conversation.handed_off",
+            "conversation.resolved",
+            "conversation.reopened",
+            "conversation.closed",
+            "document.ready",
+            "document.failed",
+            "feedback.created",
+        ]
+    ]
+    id: str
+    url: str
+
+
+class WebhookWithSecret(Struct, kw_only=True):
+    """A new endpoint."""
+
+    created_at: datetime
+    events: list[
+        Literal[
+            "conversation.handed_off",
+            "conversation.resolved",
+            "conversation.reopened",
+            "conversation.closed",
+            "document.ready",
+            "document.failed",
+            "feedback.created",
+        ]
+    ]
+    id: str
+    secret: str | None
+    "Signs what is sent, by HMAC-SHA256. It is in no other answer: keep it. Null when this answer is a repetition; then delete the webhook and make another one."
+    url: str
+
+
 class Actions(Struct, kw_only=True):
     """What was done with a conversation."""
 
@@ -794,6 +870,12 @@ class PageUser(Struct, kw_only=True):
     "Give it as `cursor`; null on the last page."
 
 
+class PageWebhook(Struct, kw_only=True):
+    items: list[Webhook]
+    next_cursor: str | None
+    "Give it as `cursor`; null on the last page."
+
+
 class Tenant(Struct, kw_only=True):
     """A customer of the service: people, documents and conversations that nobody else sees."""
 
@@ -904,6 +986,7 @@ class Me(Struct, kw_only=True):
             "tenant:write",
             "usage:read",
             "support",
+            "webhooks:write",
         ]
     ]
     "Of this token or key."

@@ -171,6 +171,7 @@ class Operations(Sender):
                 "tenant:write",
                 "usage:read",
                 "support",
+                "webhooks:write",
             ]
         ]
         | None = None,
@@ -249,6 +250,33 @@ class Operations(Sender):
             idempotency_key=idempotency_key,
         )
 
+    def create_webhook(
+        self,
+        *,
+        url: str,
+        events: Sequence[
+            Literal[
+                "conversation.handed_off",
+                "conversation.resolved",
+                "conversation.reopened",
+                "conversation.closed",
+                "document.ready",
+                "document.failed",
+                "feedback.created",
+            ]
+        ]
+        | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.WebhookWithSecret:
+        "Name an address that is told of events. The secret is in this answer and in no other."
+        return self.call(
+            "POST",
+            "/api/v1/webhooks",
+            models.WebhookWithSecret,
+            body=given(url=url, events=events),
+            idempotency_key=idempotency_key,
+        )
+
     def delete_conversation(self, conversation_id: str) -> None:
         "Erase a conversation and everything that was said in it, for good."
         self.fetch("DELETE", f"/api/v1/conversations/{quoted(conversation_id)}")
@@ -256,6 +284,10 @@ class Operations(Sender):
     def delete_document(self, document_id: str) -> None:
         "Delete a document with its chunks, and every stored answer that shows it."
         self.fetch("DELETE", f"/api/v1/documents/{quoted(document_id)}")
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        "Tell an endpoint nothing more, and forget what it was told."
+        self.fetch("DELETE", f"/api/v1/webhooks/{quoted(webhook_id)}")
 
     def get_canary(self) -> models.Canary:
         "Return the canary that runs, or the last one, with what came of it. For owners and admins."
@@ -436,6 +468,21 @@ class Operations(Sender):
             ),
         )
 
+    def list_deliveries(
+        self,
+        *,
+        status: Sequence[Literal["pending", "delivered", "dead"]] | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> models.PageDelivery:
+        "List what was told, is being told, or could not be told, newest first."
+        return self.call(
+            "GET",
+            "/api/v1/deliveries",
+            models.PageDelivery,
+            query=given(status=status, limit=limit, cursor=cursor),
+        )
+
     def list_document_chunks(
         self, document_id: str, *, limit: int | None = None, cursor: str | None = None
     ) -> models.PageStoredChunk:
@@ -568,6 +615,10 @@ class Operations(Sender):
             query=given(role=role, email=email, sort=sort, limit=limit, cursor=cursor),
         )
 
+    def list_webhooks(self) -> models.PageWebhook:
+        "List the endpoints, oldest first. There are ten at most."
+        return self.call("GET", "/api/v1/webhooks", models.PageWebhook)
+
     def refresh_session(self, *, refresh_token: str) -> models.Token:
         "Exchange a refresh token for the next tokens. A second use ends the session."
         return self.call(
@@ -619,6 +670,17 @@ class Operations(Sender):
             "POST",
             f"/api/v1/conversations/{quoted(conversation_id)}/hand-off",
             models.HandedOff,
+            idempotency_key=idempotency_key,
+        )
+
+    def resend_delivery(
+        self, delivery_id: str, *, idempotency_key: str | None = None
+    ) -> models.Delivery:
+        "Tell it once more, from the first attempt on. It keeps its id."
+        return self.call(
+            "POST",
+            f"/api/v1/deliveries/{quoted(delivery_id)}/resend",
+            models.Delivery,
             idempotency_key=idempotency_key,
         )
 

@@ -53,6 +53,7 @@ from support_rag.service import (
     search,
     tools,
     usage,
+    webhooks,
 )
 from .access import Tokens
 from .auth import Attempts
@@ -199,6 +200,7 @@ TAGS = [
     {"name": "auth", "description": "Register, sign in and out, change a password."},
     {"name": "people", "description": "Oneself, users, invitations, the tenant."},
     {"name": "keys", "description": "Keys of programs."},
+    {"name": "webhooks", "description": "Who is told when something happens."},
     {"name": "documents", "description": "What answers are made from."},
     {"name": "conversations", "description": "Questions and replies."},
     {"name": "support", "description": "A person takes over: queue, replies, notes, outcomes."},
@@ -254,7 +256,7 @@ ROUTERS = (
     auth.router, people.router, usage.router, programs.router, documents.router, contents.router,
     conversations.router, replies.router, conversations.tracing, feedback.router, desk.queueing,
     desk.router, outcomes.router, search.router, provenance.router, completions.router,
-    tools.router, operations.router,
+    tools.router, webhooks.router, webhooks.deliveries, operations.router,
 )  # fmt: skip
 
 

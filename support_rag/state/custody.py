@@ -17,10 +17,11 @@ from . import tables
 from .audit import Action, Actor, add_action
 from .hours import closed_notice, load_hours
 from .store import Stored, find, get, get_tenant, get_user, owned
+from .webhooks import EventKind, announce
 from ..types import Conflict, Decision, InputInvalid, NotFound, Outcome
 
 # %% auto #0
-__all__ = ['ConversationStatus', 'HandOffReason', 'REASONS', 'ASKED', 'FREE', 'QUEUED', 'Custody', 'hold', 'move', 'note',
+__all__ = ['ConversationStatus', 'HandOffReason', 'REASONS', 'ASKED', 'FREE', 'TOLD', 'QUEUED', 'Custody', 'hold', 'move', 'note',
            'check_going_on', 'hand_off', 'is_queued', 'pass_on', 'refuse_others', 'give_to', 'take', 'assign',
            'give_back', 'resolve', 'close', 'names_of', 'hear']
 
@@ -76,11 +77,22 @@ FREE: dict[str, Any] = {
 }  # fmt: skip
 
 
+TOLD: dict[Action, EventKind] = {  # of what is done → what webhooks are told
+    "hand_off": "conversation.handed_off",
+    "resolve": "conversation.resolved",
+    "reopen": "conversation.reopened",
+    "close": "conversation.closed",
+}
+
+
 async def note(
     session: AsyncSession, held: Custody, action: Action, by: Actor, **more: str | None
 ) -> None:
-    "Write down what is done with a held conversation."
+    "Write down what is done with a held conversation, and tell who wants to know."
     await add_action(session, action, tenant_id=held.tenant_id, subject_id=held.id, by=by, **more)
+    if (kind := TOLD.get(action)) is not None:
+        told = {"conversation_id": held.id, "reason": more.get("reason")}
+        await announce(session, kind, tenant_id=held.tenant_id, data=told)
 
 
 def check_going_on(held: Custody) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from . import tables
 from .messages import MessageRecord
 from .store import Stored, get, get_owned
+from .webhooks import announce
 from ..types import InputInvalid
 
 # %% auto #0
@@ -50,9 +51,11 @@ async def give_feedback(
     "Store what is said of a reply, in place of what was said. Raises `NotFound`, `InputInvalid`."
     if reason is not None and verdict == "up":
         raise InputInvalid("a thumb up has no reason: leave it out, or send the verdict down")
-    await get_owned(session, MessageRecord, tenant_id, id=message_id, role="assistant")
+    reply = await get_owned(session, MessageRecord, tenant_id, id=message_id, role="assistant")
     said = {"verdict": verdict, "reason": reason}
     new = insert(tables.feedback).values(tenant_id=tenant_id, message_id=message_id, **said)
     key = ["tenant_id", "message_id"]
     new = new.on_conflict_do_update(index_elements=key, set_={**said, "updated_at": sa.func.now()})
+    told = {"message_id": message_id, "conversation_id": reply.conversation_id, **said}
+    await announce(session, "feedback.created", tenant_id=tenant_id, data=told)
     return await get(session, FeedbackRecord, new.returning(*FeedbackRecord.columns()))

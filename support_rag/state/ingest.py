@@ -60,6 +60,7 @@ from support_rag.types import (
 )
 
 log = structlog.get_logger("ingest")
+from .webhooks import announce
 
 # %% ../../nbs/state/17_ingest.ipynb #c006
 MAX_BYTES = 10_000_000
@@ -161,10 +162,12 @@ class Ingestion:
         grace: Grace = GRACE,
         share: float = 1.0,  # of the time that building an index may take; the rest is a pause
         limits: Limits = LIMITS,
+        webhook_hosts: frozenset[str] = frozenset(),  # that may be told of events
     ) -> None:
         self.database, self.release, self.embedders = database, release, embedders
         self.grace, self.share, self.limits = grace, share, limits
         self.memory, self.parsers = Memory(), Parsers()
+        self.webhook_hosts = webhook_hosts
 
     def embedder_of(self, index: IndexRecord) -> Embedder:
         "Return the embedder that an index was made with."
@@ -223,6 +226,8 @@ async def mark_ready(
             session, tenant_id=tenant_id, document_id=document.id, version=version,
             title=work.document.title,
         )  # fmt: skip
+    told = {"document_id": document.id, "source": document.source, "version": version}
+    await announce(session, "document.ready", tenant_id=tenant_id, data=told)
 
 # %% ../../nbs/state/17_ingest.ipynb #c019
 async def store_version(
@@ -314,6 +319,9 @@ async def end_as_failed(
         if not await store.update_version(session, **place, version=version, title=title):
             return "outdated"
         await store.fail(session, **place, version=version, error=message, error_code=code)
+        told = {"document_id": document.id, "source": document.source, "version": version}
+        told["error_code"] = code
+        await announce(session, "document.failed", tenant_id=document.tenant_id, data=told)
         await jobs.finish(session, lease)
     INGEST_OUTCOMES.labels("failed").inc()
     log.info("document_failed", code=code, cause=type(error).__name__, **place)

@@ -36,7 +36,7 @@ __all__ = ['log', 'JobKind', 'LEASE_SECONDS', 'MAX_ATTEMPTS', 'MORE_SECONDS', 'D
            'Queue', 'sweep']
 
 # %% ../../nbs/state/11_jobs.ipynb #c006
-JobKind = Literal["ingest", "reindex", "retire"]
+JobKind = Literal["ingest", "reindex", "retire", "deliver"]
 LEASE_SECONDS = 30.0
 MAX_ATTEMPTS = 3  # that are begun and end without progress
 MORE_SECONDS = 5.0  # before the second attempt; four times as long before the third
@@ -53,7 +53,7 @@ class Lease(Record):
     job_id: str
     tenant_id: str
     kind: JobKind
-    target_id: str  # of the document or the index
+    target_id: str  # of the document, the index or the delivery
     attempts: int  # that were begun before, since there was progress
     worker: str  # name of the worker, and of this taking
     seconds: float = LEASE_SECONDS  # until it runs out unless it is renewed

@@ -46,12 +46,15 @@ Permission = Literal[
     "tenant:write",
     "usage:read",
     "support",
+    "webhooks:write",
 ]
 _MEMBER = frozenset[Permission](
     {"conversations:read", "conversations:write", "documents:read", "search"}
 )
 _AGENT = _MEMBER | frozenset[Permission]({"documents:write", "users:read", "usage:read", "support"})
-_ADMIN = _AGENT | frozenset[Permission]({"users:write", "keys:write", "traces:read"})
+_ADMIN = _AGENT | frozenset[Permission](
+    {"users:write", "keys:write", "traces:read", "webhooks:write"}
+)
 ROLES: dict[UserRole, frozenset[Permission]] = {
     "member": _MEMBER,
     "agent": _AGENT,

@@ -114,6 +114,11 @@ class Quotas(Servers):
         None, ge=0, description=f"documents that are processed {DAILY}"
     )
     quota_bytes: int | None = Field(None, ge=0, description=f"bytes of documents {DAILY}")
+    webhook_hosts: str = Field(
+        "",
+        description="hosts that webhooks may be sent to, separated by commas; `*.` before a name"
+        " means every name below; a private address must be listed itself; empty: none",
+    )
 
 # %% ../../nbs/state/00_settings.ipynb #c012
 class ServiceSettings(Quotas):

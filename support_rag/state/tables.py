@@ -17,10 +17,10 @@ from ..types import InputInvalid
 
 # %% auto #0
 __all__ = ['UNSTORABLE', 'metadata', 'TYPES', 'tenants', 'users', 'sign_ins', 'jobs', 'GLOBAL_TABLES', 'sessions',
-           'refresh_tokens', 'tickets', 'api_keys', 'idempotency', 'usage', 'reservations', 'documents',
-           'staged_vectors', 'indexes', 'labels', 'chunks', 'segments', 'postings', 'dead', 'conversations', 'messages',
-           'traces', 'feedback', 'canaries', 'notes', 'ratings', 'audit', 'APPENDED', 'storable', 'Text', 'dump_json',
-           'table']
+           'refresh_tokens', 'tickets', 'api_keys', 'idempotency', 'webhooks', 'deliveries', 'usage', 'reservations',
+           'documents', 'staged_vectors', 'indexes', 'labels', 'chunks', 'segments', 'postings', 'dead',
+           'conversations', 'messages', 'traces', 'feedback', 'canaries', 'notes', 'ratings', 'audit', 'APPENDED',
+           'storable', 'Text', 'dump_json', 'table']
 
 # %% ../../nbs/state/02_tables.ipynb #c006
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -130,6 +130,17 @@ idempotency = table(
     json="headers",
     bytes="body",
     time="lease_until created_at",
+)
+webhooks = table(
+    "webhooks", uuid="tenant_id id", text="url secret", texts="events", time="created_at"
+)
+deliveries = table(
+    "deliveries",
+    uuid="tenant_id id webhook_id",
+    text="kind status error",
+    json="data",
+    int="attempts answer",
+    time="created_at updated_at",
 )
 usage = table("usage", uuid="tenant_id", date="day", int="messages tokens documents bytes")
 reservations = table(

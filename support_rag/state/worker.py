@@ -30,6 +30,14 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import SimpleWorker
 
+# %% auto #0
+__all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
+           'CONNECTIONS', 'WORKER_NICE', 'AUTOGROUP', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen',
+           'turn_timer', 'passed', 'keep', 'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'run_turn', 'sweep',
+           'sweep_often', 'answer', 'end_turns', 'attend', 'warm_up', 'wait_for_database', 'build_indexes', 'take_up',
+           'is_ours', 'keep_up', 'serve', 'give_way', 'run_worker']
+
+# %% ../../nbs/state/22_worker.ipynb #4d79f2ef
 from ..embed import Embedder, LocalEmbedder, load_embedder
 from ..generate import Generator, load_generator
 from ..language.segmentation import count_tokens
@@ -38,6 +46,7 @@ from ..release import Release, load_release, read_facts
 from . import jobs
 from .batches import Pause
 from .database import check_roles, create_database
+from .delivery import deliver
 from .following import Following, as_published, follow
 from .indexes import Embedders, Grace
 from support_rag.state.ingest import (
@@ -55,13 +64,7 @@ from .store import list_tenant_ids, new_id
 from ..types import Forbidden, SettingsInvalid, SupportRagError, Unavailable
 
 log = structlog.get_logger("work")
-
-# %% auto #0
-__all__ = ['log', 'BELL_BYTES', 'TURN_SECONDS', 'HOLD_SECONDS', 'BESIDE', 'SWEEPS', 'GRACE_SECONDS', 'Task', 'WORK',
-           'CONNECTIONS', 'WORKER_NICE', 'AUTOGROUP', 'load_ports', 'bell_class', 'NoAlarm', 'Listener', 'listen',
-           'turn_timer', 'passed', 'keep', 'insist', 'hand_back', 'try_again', 'perform', 'Worker', 'run_turn', 'sweep',
-           'sweep_often', 'answer', 'end_turns', 'attend', 'warm_up', 'wait_for_database', 'build_indexes', 'take_up',
-           'is_ours', 'keep_up', 'serve', 'give_way', 'run_worker']
+from .webhooks import hosts_of
 
 # %% ../../nbs/state/22_worker.ipynb #c006
 def load_ports(settings: ServiceSettings, release: Release) -> tuple[Embedders, Generator]:
@@ -179,7 +182,9 @@ def turn_timer(seconds: float, stopping: asyncio.Event) -> Pause:
 
 # %% ../../nbs/state/22_worker.ipynb #c022
 Task = Callable[[Ingestion, Lease, Pause], Awaitable[bool]]
-WORK: dict[str, Task] = {"ingest": ingest, "reindex": reindex, "retire": retire}
+WORK: dict[str, Task] = {
+    "ingest": ingest, "reindex": reindex, "retire": retire, "deliver": deliver,
+}  # fmt: skip
 
 
 def passed(error: BaseException, *, limit: int = 4) -> list[str]:
@@ -418,7 +423,8 @@ async def serve(settings: ServiceSettings, *, lease_seconds: float) -> None:
     queue = Queue(redis_url)
     grace = Grace(kept=settings.keep_index_hours * 3600)
     share = settings.reindex_share
-    context = Ingestion(database, release, embedders, grace=grace, share=share)
+    hosts = hosts_of(settings.webhook_hosts)
+    context = Ingestion(database, release, embedders, grace=grace, share=share, webhook_hosts=hosts)
     worker = Worker(context, queue, lease_seconds=lease_seconds)
     registry, keeping_up = Registry(registry_folder()), None
     following = Following(registry, read_facts(), registry.head())

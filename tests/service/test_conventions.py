@@ -49,7 +49,7 @@ def operations(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:
 
 VERBS = (
     "accept|ask|assign|cancel|change|close|confirm|create|delete|disable|enable|get|ingest|list|"
-    "refresh|regenerate|register|reingest|request|reset|resolve|return|revoke|search|sign|take|"
+    "refresh|regenerate|register|reingest|request|resend|reset|resolve|return|revoke|search|sign|take|"
     "update"
 )
 

@@ -44,6 +44,7 @@ from support_rag.state import (
     store,
     tables,
     traces,
+    webhooks,
 )
 from support_rag.state.answering import Service
 from support_rag.state.canary import (
@@ -134,6 +135,34 @@ class Owner:
         self.made.append(str(answer.json()["id"]))
         return self.made[-1]
 
+    def webhook(self) -> str:
+        "Return the id of a new endpoint."
+        for one in self.send("GET", "/api/v1/webhooks").json()["items"]:
+            self.send("DELETE", f"/api/v1/webhooks/{one['id']}")
+        sent = {"url": "https://127.0.0.1/in", "events": ["conversation.closed"]}
+        return self.keep(self.send("POST", "/api/v1/webhooks", json=sent))
+
+    def delivery(self) -> str:
+        "Return the id of a delivery that was given up."
+        self.webhook()
+        self.send("POST", f"{CONVERSATIONS}/{self.conversation()}/close")
+        with as_superuser(self.servers) as connection:
+            found = connection.execute(
+                "UPDATE deliveries SET status = 'dead' WHERE tenant_id = %s AND status = 'pending'"
+                " RETURNING id::text",
+                [self.person.tenant_id],
+            ).fetchall()
+            connection.execute("DELETE FROM jobs WHERE kind = 'deliver'")
+        self.made.append(found[0][0])
+        return self.made[-1]
+
+    def delivery_cursor(self) -> str:
+        "Return a cursor that leads to the second page of the deliveries."
+        self.delivery()
+        self.send("POST", f"{CONVERSATIONS}/{self.conversation()}/close")
+        path = "/api/v1/deliveries"
+        return str(self.send("GET", path, params={"limit": 1}).json()["next_cursor"])
+
     def unmade(self) -> str:
         "Return the id of a reply that is not stored yet."
         id_ = self.reply()
@@ -222,6 +251,9 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
     "list_notes": {"path.conversation_id": Owner.conversation},
     "create_rating": {"path.conversation_id": Owner.conversation},
     "list_done": {"path.conversation_id": Owner.conversation},
+    "delete_webhook": {"path.webhook_id": Owner.webhook},
+    "list_deliveries": {"query.cursor": Owner.delivery_cursor},
+    "resend_delivery": {"path.delivery_id": Owner.delivery},
     "get_events": {"path.message_id": Owner.reply},
     "cancel_reply": {"path.message_id": Owner.unmade},
     "regenerate_reply": {"path.message_id": Owner.reply},
@@ -239,7 +271,7 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
 CHANGES = {
     "delete_document", "update_document", "reingest_document", "close_conversation",
     "update_conversation", "delete_conversation", "create_feedback",
-    "create_message", "cancel_reply", "regenerate_reply",
+    "create_message", "cancel_reply", "regenerate_reply", "delete_webhook", "resend_delivery",
     "update_user", "revoke_invitation",
     "revoke_key", "request_person", "take_conversation", "assign_conversation",
     "return_conversation", "resolve_conversation", "create_reply", "create_note", "create_rating",
@@ -261,6 +293,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "update_tenant": {"name": "N"},
     "create_invitation": {"email": "somebody@example.com"},
     "create_key": {"name": "K"},
+    "create_webhook": {"url": "https://127.0.0.1/mine", "events": ["document.failed"]},
     "ingest_document": {"title": "Mine", "content": "# Mine", "source": "mine.md"},
     "create_conversation": {"title": "Mine"},
     "create_message": {"content": QUESTION},
@@ -280,7 +313,7 @@ BODIES: dict[str, dict[str, Any]] = {
 WITHOUT = {  # take neither
     "get_health", "get_metrics", "list_problems", "get_problem", "get_me", "get_tenant",
     "sign_out_user", "list_models", "get_model", "get_release", "ingest_documents",
-    "get_canary", "get_usage",
+    "get_canary", "list_webhooks", "get_usage",
 }  # fmt: skip
 
 
@@ -717,6 +750,15 @@ async def live(database: Database, tenant_id: str) -> None:
     service.choose = Canaries(database, read_facts(), lambda _: ExtractiveGenerator()).choose
     hits, _ = await answering.search(service, **place, query=QUESTION, chosen=Filter())
     async with database.tenant(tenant_id) as session:
+        told = await webhooks.create_webhook(
+            session, **place, url="https://127.0.0.1", events=webhooks.EVENTS
+        )
+        await webhooks.announce(session, "document.ready", **place, data={})
+        [one] = await webhooks.list_deliveries(session, **place, limit=9, status="pending")
+        again = sa.update(tables.deliveries).where(store.owned(tables.deliveries, tenant_id))
+        await session.execute(again.values(status="dead"))
+        await webhooks.resend(session, **place, delivery_id=one.id)
+        await webhooks.delete_webhook(session, **place, webhook_id=told.id)
         user = await store.create_user(
             session, **place, email=f"{tenant_id}@example.com", password_hash="x", role="owner"
         )

@@ -75,7 +75,7 @@ async def test_no_job_without_its_transaction(database: Database, tenant: str) -
         async with database.tenant(tenant) as session:
             await add_job(session, tenant_id=tenant, kind="ingest", target_id=new_id())
             raise RuntimeError("the upload fails after the job was added")
-    assert await count_jobs(database) == {"ingest": 0, "reindex": 0, "retire": 0}
+    assert await count_jobs(database) == {"ingest": 0, "reindex": 0, "retire": 0, "deliver": 0}
 
 
 async def test_a_target_has_one_job_however_many_ask_at_once(
@@ -84,7 +84,7 @@ async def test_a_target_has_one_job_however_many_ask_at_once(
     target = new_id()
     ids = await asyncio.gather(*(add(database, tenant, target=target) for _ in range(10)))
     assert len(set(ids)) == 1
-    assert await count_jobs(database) == {"ingest": 1, "reindex": 0, "retire": 0}
+    assert await count_jobs(database) == {"ingest": 1, "reindex": 0, "retire": 0, "deliver": 0}
 
 
 async def test_an_upload_during_the_work_does_not_take_it_away(
@@ -369,4 +369,4 @@ async def test_counts_are_those_of_the_table(database: Database, tenant: str) ->
     async with database.system() as session:
         for _ in range(2):
             await add_job(session, tenant_id=tenant, kind="reindex", target_id=str(uuid.uuid4()))
-    assert await count_jobs(database) == {"ingest": 1, "reindex": 2, "retire": 0}
+    assert await count_jobs(database) == {"ingest": 1, "reindex": 2, "retire": 0, "deliver": 0}
