@@ -308,6 +308,12 @@ class Operations(Sender):
         "Return a document and how far its processing is. Its `ETag` is for `If-Match`."
         return self.call("GET", f"/api/v1/documents/{quoted(document_id)}", models.Document)
 
+    def get_document_events(self, document_id: str, *, seconds: float | None = None) -> str:
+        "Show how far a document is as server-sent events, until it is searched or has failed."
+        return self.text(
+            "GET", f"/api/v1/documents/{quoted(document_id)}/events", query=given(seconds=seconds)
+        )
+
     def get_events(self, message_id: str) -> str:
         "Tell what happens to a reply, or happened, behind an event: as a stream of events."
         return self.text("GET", f"/api/v1/messages/{quoted(message_id)}/events")

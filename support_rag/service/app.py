@@ -48,6 +48,7 @@ from support_rag.service import (
     outcomes,
     people,
     programs,
+    progress,
     provenance,
     replies,
     search,
@@ -253,10 +254,11 @@ LAYERS = [
 
 # %% ../../nbs/service/20_app.ipynb #c014
 ROUTERS = (
-    auth.router, people.router, usage.router, programs.router, documents.router, contents.router,
-    conversations.router, replies.router, conversations.tracing, feedback.router, desk.queueing,
-    desk.router, outcomes.router, search.router, provenance.router, completions.router,
-    tools.router, webhooks.router, webhooks.deliveries, operations.router,
+    auth.router, people.router, usage.router, programs.router, documents.router,
+    contents.router, progress.router,
+    conversations.router, replies.router, conversations.tracing, feedback.router,
+    desk.queueing, desk.router, outcomes.router, search.router, provenance.router,
+    completions.router, tools.router, webhooks.router, webhooks.deliveries, operations.router,
 )  # fmt: skip
 
 

@@ -217,6 +217,7 @@ PLACES: dict[str, dict[str, Callable[[Owner], str]]] = {
         "path.document_id": Owner.long,
         "query.cursor": Owner.chunk_cursor,
     },
+    "get_document_events": {"path.document_id": Owner.ready},
     "get_original": {"path.document_id": Owner.document},
     "get_text": {"path.document_id": Owner.ready},
     "reingest_document": {"path.document_id": Owner.document},
