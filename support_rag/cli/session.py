@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['UrlOption', 'KeyOption', 'app', 'usual_url', 'client_of', 'plain', 'print_rows', 'confirm', 'read_secret', 'login',
-           'logout', 'whoami']
+           'logout', 'whoami', 'mcp']
 
 # %% ../../nbs/cli/07_session.ipynb #4f2e6302
 UrlOption = Annotated[
@@ -137,3 +137,14 @@ def whoami(url: UrlOption = None, key: KeyOption = None, json_: JsonOption = Fal
         asks = f"a key of {me.user.email}" if me.key_id else me.user.email
         console.print(f"{asks} ({me.user.role}) of {me.tenant.name} at {client.url}")
         console.print("may " + ", ".join(me.permissions), soft_wrap=True)
+
+# %% ../../nbs/cli/07_session.ipynb #7402be72
+@app.command(rich_help_panel="Use")
+def mcp(url: UrlOption = None, key: KeyOption = None) -> None:
+    "Give an assistant the tools search, ask and read_document, on standard input (MCP)."
+    import support_rag
+    from support_rag.service.tools import speak
+
+    with client_of(url, key) as client:
+        assert client.credentials is not None
+        speak(client.url, client.credentials, version=support_rag.__version__)

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
-from httpx2 import ASGITransport, AsyncClient, Response
+from httpx2 import ASGITransport, AsyncClient, Auth, Response
+from httpx2 import Request as Outgoing
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -31,7 +32,8 @@ from .http import StrictRoute, held
 # %% auto #0
 __all__ = ['Reach', 'PASSED_ON', 'INSIDE', 'WITH_PERSON', 'READ_ONLY', 'MAX_EXCERPT', 'API', 'Query', 'Hits', 'Talk', 'Start',
            'NAME', 'INSTRUCTIONS', 'router', 'within', 'reach_within', 'read', 'Passage', 'Found', 'Answered',
-           'Excerpt', 'searching', 'asking', 'reading', 'create_tools', 'run_tools', 'Handed', 'call_tools', 'speak']
+           'Excerpt', 'searching', 'asking', 'reading', 'create_tools', 'run_tools', 'Handed', 'call_tools',
+           'Credentials', 'Renewing', 'speak']
 
 # %% ../../nbs/service/19_tools.ipynb #64e72e5c
 Reach = Callable[
@@ -222,11 +224,36 @@ async def call_tools(
     return Handed(tools)
 
 # %% ../../nbs/service/19_tools.ipynb #89d6bf8a
-def speak(url: str, key: str, *, version: str = "") -> None:
+class Credentials(Protocol):
+    "What a program is let in with, renewed when it has expired."
+
+    def token(self) -> str:
+        "Return what to send."
+
+    def renew(self, spent: str) -> bool:
+        "Exchange what was refused; return whether there is another."
+
+
+class Renewing(Auth):
+    "Sends credentials, and once more what they are renewed to."
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+
+    def auth_flow(self, request: Outgoing) -> Generator[Outgoing, Response, None]:
+        "Sign a request, and sign it anew when it is refused."
+        sent = self.credentials.token()
+        request.headers["Authorization"] = f"Bearer {sent}"
+        answer = yield request
+        if answer.status_code == 401 and self.credentials.renew(sent):
+            request.headers["Authorization"] = f"Bearer {self.credentials.token()}"
+            yield request
+
+
+def speak(url: str, credentials: Credentials, *, version: str = "") -> None:
     "Serve the tools of a service on standard input and output until it ends."
-    headers = {"Authorization": f"Bearer {key}"}
 
     def outside(context: Context[Any]) -> AsyncClient:
-        return AsyncClient(base_url=url, headers=headers, timeout=60)
+        return AsyncClient(base_url=url, auth=Renewing(credentials), timeout=60)
 
     create_tools(outside, version=version).run("stdio")

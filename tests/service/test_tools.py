@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import httpx2
@@ -17,7 +19,6 @@ from tests.service.test_conversations import QUESTION, embedders, owner, release
 from tests.serving import Account, signed_in
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-SPEAK = "import sys; from support_rag.service.tools import speak; speak(*sys.argv[1:])"
 
 
 def key_of(account: Account) -> str:
@@ -124,7 +125,9 @@ def test_what_is_no_message_is_refused(url: str, owner: Account, body: bytes) ->
 
 async def test_an_assistant_speaks_through_standard_input(url: str, owner: Account) -> None:  # noqa: F811
     program = StdioServerParameters(
-        command=sys.executable, args=["-c", SPEAK, url, key_of(owner)], env=None
+        command=str(Path(sys.executable).parent / "support-rag"),
+        args=["mcp", "--url", url],
+        env={**os.environ, "SUPPORT_RAG_API_KEY": key_of(owner)},
     )
     async with Client(program) as client:
         found = await client.call_tool("search", {"query": QUESTION, "k": 1})
