@@ -64,7 +64,7 @@ def navigation(notebooks: list[Notebook]) -> list[Any]:
         else:
             evaluations = inside
     names = [{title: f"reference/python/{names_of(f)}.md"} for f, title in FOLDERS.items()][:-1]
-    guide = ("tune", "publish", "operate", "call", "support")
+    guide = ("tune", "publish", "operate", "call", "support", "webhooks")
     return [
         {"Home": "index.md"},
         {"Guide": [f"guide/{name}.md" for name in guide]},
@@ -76,6 +76,7 @@ def navigation(notebooks: list[Notebook]) -> list[Any]:
                 {"Command line": "reference/cli.md"},
                 {"Settings": "reference/settings.md"},
                 {"Error codes": "reference/errors.md"},
+                {"Compared": "compared.md"},
                 {"Python": names},
             ]
         },
