@@ -21,7 +21,7 @@ from ..state import store
 from ..types import NotFound
 
 # %% auto #0
-__all__ = ['ENDS', 'GONE', 'LOOK_SECONDS', 'QUIET_SECONDS', 'Look', 'EVENT_STREAM', 'STREAM', 'router', 'event_of',
+__all__ = ['ENDS', 'GONE', 'LOOK_SECONDS', 'QUIET_SECONDS', 'Look', 'EVENT_STREAM', 'EVENT', 'STREAM', 'router', 'event_of',
            'follow_document', 'get_document_events']
 
 # %% ../../nbs/service/13_progress.ipynb #d6a2e58f
@@ -67,11 +67,15 @@ async def follow_document(
 
 # %% ../../nbs/service/13_progress.ipynb #32a13594
 EVENT_STREAM = "text/event-stream"
+EVENT = {  # of the stream, each of them
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "States of the document: `document.status`, then `document.ready`,"
         " `document.failed` or `document.deleted`.",
-        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {EVENT_STREAM: {"schema": EVENT}},
     }
 }
 router = APIRouter(prefix="/api/v1/documents", route_class=StrictRoute, tags=["documents"])

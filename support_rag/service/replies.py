@@ -15,6 +15,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Header, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from .access import Caller
@@ -135,11 +136,10 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "A person has the conversation and answers later. This is the question."},
 }
 LastEvent = Annotated[
-    int | None,
+    Annotated[int, Field(ge=0, le=2**31 - 1)]
+    | SkipJsonSchema[None],  # a header is there or not; it is never null
     Header(
         alias="Last-Event-ID",
-        ge=0,
-        le=2**31 - 1,
         description="Number of the last event that was seen: the stream goes on behind it.",
     ),
 ]

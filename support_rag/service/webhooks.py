@@ -28,7 +28,11 @@ __all__ = ['WebhookWriter', 'router', 'deliveries', 'NewWebhook', 'Webhook', 'We
 class NewWebhook(Strict):
     "Where to send, and what."
 
-    url: VisibleText = Field(max_length=2000, description="At a host that the operator lists.")
+    url: VisibleText = Field(
+        max_length=2000,
+        description="At a host that the operator lists.",
+        json_schema_extra={"pattern": r"^https?://[A-Za-z0-9]"},
+    )
     events: list[EventKind] = Field(
         list(EVENTS), min_length=1, max_length=20, description="What it is told. All by default."
     )

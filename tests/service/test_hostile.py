@@ -85,6 +85,14 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "422", "429"]
 [[operations]]
 include-operation-id = "create_completion"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "422"]
+# Nor which hosts an operator allows.
+[[operations]]
+include-operation-id = "create_webhook"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "409", "422"]
+# A header that nobody knows is read over (RFC 9110, section 5.1), also beside a known one.
+[[operations]]
+include-operation-id = ["create_message", "get_events", "regenerate_reply"]
+checks.negative_data_rejection.expected-statuses = ["2xx", "4xx"]
 # Using these for real would end the session that everything else is tried with.
 [[operations]]
 include-operation-id = ["sign_out_user", "update_user"]
