@@ -216,7 +216,7 @@ async def assign_conversation(
     database: HeldDatabase,
     response: Response,
     conversation_id: UUID,
-    to: Annotated[Assignment, Body()],
+    to: Annotated[Assignment, Body(examples=[{"user_id": str(UUID(int=1))}])],
     if_match: IfMatch = None,
 ) -> Conversation:
     "Give a conversation to a person, whoever has it. `If-Match` keeps you from a surprise."

@@ -497,6 +497,7 @@ def test_the_first_page_leads_to_what_there_is(client: httpx2.Client) -> None:
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     links = re.findall(r'href="([^"]+)"', page.text)
     expected = {"/docs": 200, "/health": 200, "/api/v1/release": 401, "/api/v1/problems": 200}
+    expected |= {"/chat": 200, "/desk": 200}
     assert {link: client.get(link).status_code for link in links} == expected
 
 
