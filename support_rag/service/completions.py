@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from .access import Caller, may
 from .conversations import Source
-from .http import StrictRoute, Text, VisibleText, held, refusals
+from .http import UNBUFFERED, StrictRoute, Text, VisibleText, held, refusals
 from .idempotency import ONCE, REPLAYED, Once, OnceByHand
-from .replies import ANSWERS, PING_SECONDS, UNBUFFERED, sse_problem
+from .replies import ANSWERS, PING_SECONDS, sse_problem
 from .usage import HeldQuota
 from ..state import answering
 from ..state.answering import Service

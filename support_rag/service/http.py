@@ -27,10 +27,11 @@ from ..state.quotas import Limited
 from ..types import SupportRagError
 
 # %% auto #0
-__all__ = ['PROBLEM_JSON', 'HIDDEN', 'WORDS', 'NAME', 'SPACES', 'Text', 'VisibleText', 'FieldError', 'Problem', 'describe',
-           'problem', 'request_id_of', 'problem_of', 'on_error', 'PreconditionFailed', 'check_match', 'methods_of',
-           'on_refusal', 'on_invalid', 'add_problem_handlers', 'refusals', 'refuse_json', 'finite', 'storable',
-           'load_json', 'StrictRequest', 'StrictRoute', 'Strict', 'held']
+__all__ = ['PROBLEM_JSON', 'HIDDEN', 'WORDS', 'NAME', 'SPACES', 'Text', 'VisibleText', 'EVENT_STREAM', 'UNBUFFERED', 'EVENT',
+           'FieldError', 'Problem', 'describe', 'problem', 'request_id_of', 'problem_of', 'on_error',
+           'PreconditionFailed', 'check_match', 'methods_of', 'on_refusal', 'on_invalid', 'add_problem_handlers',
+           'refusals', 'refuse_json', 'finite', 'storable', 'load_json', 'StrictRequest', 'StrictRoute', 'Strict',
+           'held']
 
 # %% ../../nbs/service/02_http.ipynb #c010
 class FieldError(BaseModel):
@@ -290,6 +291,15 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # can be stored
 VisibleText = Annotated[
     str, StringConstraints(pattern=rf"^[^\x00]*[^{SPACES}][^\x00]*$")
 ]  # can be stored, and has something to read
+
+# %% ../../nbs/service/02_http.ipynb #925cac91
+EVENT_STREAM = "text/event-stream"
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+EVENT = {  # of a stream, in the description of a route
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["data"],
+}
 
 # %% ../../nbs/service/02_http.ipynb #c036
 def held(name: str) -> Callable[[Request], Any]:

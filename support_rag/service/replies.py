@@ -30,7 +30,14 @@ from support_rag.service.conversations import (
     Visible,
     find_visible,
 )
-from .http import StrictRoute, on_error, refusals
+from support_rag.service.http import (
+    EVENT,
+    EVENT_STREAM,
+    UNBUFFERED,
+    StrictRoute,
+    on_error,
+    refusals,
+)
 from .idempotency import ONCE, REPLAYED, HeldOnce, Once, OnceByHand
 from .usage import HeldQuota, Quota
 from ..state import asking, replies
@@ -42,9 +49,9 @@ from ..state.quotas import foreseen_tokens
 from ..types import Conflict, SupportRagError
 
 # %% auto #0
-__all__ = ['PING_SECONDS', 'EVENT_STREAM', 'UNBUFFERED', 'router', 'EVENT', 'ANSWERS', 'LastEvent', 'TOLD', 'error_of',
-           'WithPerson', 'as_told', 'sse', 'sse_problem', 'stream', 'last', 'answered', 'also_keep', 'begin',
-           'create_message', 'find_seen', 'get_events', 'cancel_reply', 'regenerate_reply']
+__all__ = ['PING_SECONDS', 'router', 'ANSWERS', 'LastEvent', 'TOLD', 'error_of', 'WithPerson', 'as_told', 'sse', 'sse_problem',
+           'stream', 'last', 'answered', 'also_keep', 'begin', 'create_message', 'find_seen', 'get_events',
+           'cancel_reply', 'regenerate_reply']
 
 # %% ../../nbs/service/13_replies.ipynb #a17fd2c1
 def error_of(fault: Mapping[str, Any]) -> SupportRagError:
@@ -120,14 +127,7 @@ async def stream(
                 await asyncio.wait({waiting})
 
 # %% ../../nbs/service/13_replies.ipynb #b3de215b
-EVENT_STREAM = "text/event-stream"
-UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["conversations"])
-EVENT = {  # of the stream, each of them
-    "type": "object",
-    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
-    "required": ["data"],
-}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The reply, when it is complete, or what happens to it and then the reply.",

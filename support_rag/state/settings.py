@@ -250,7 +250,11 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in ServiceSettings.model_fields.items():
         default = field.default
-        if field.default_factory is not None or isinstance(default, SecretStr) or default is None:
+        if (
+            field.default_factory is not None
+            or isinstance(default, SecretStr)
+            or default in (None, "")
+        ):
             shown = ""
         else:
             shown = f"`{default}`"
