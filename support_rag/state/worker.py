@@ -451,11 +451,14 @@ WORKER_NICE = 10
 AUTOGROUP = Path("/proc/self/autogroup")  # only where the kernel groups by session
 
 
-def give_way() -> None:
+def give_way(group: Path = AUTOGROUP) -> None:
     "Lower the priority of this process, and of its session where it leads one, for good."
     os.nice(max(0, WORKER_NICE - os.nice(0)))
-    if os.getsid(0) == os.getpid() and AUTOGROUP.exists():
-        AUTOGROUP.write_text(str(WORKER_NICE))
+    if os.getsid(0) == os.getpid() and group.exists():
+        try:
+            group.write_text(str(WORKER_NICE))
+        except OSError as error:  # read-only in a container, or asked too often by others
+            log.warning("session_not_lowered", type=type(error).__name__)
 
 # %% ../../nbs/state/22_worker.ipynb #c047
 def run_worker(
