@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,8 @@ def test_packages_are_used_and_locked_with_hashes() -> None:
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.M))
     names = {re.split(r"[\[<>=~]", w)[0].lower() for w in wanted}
     assert names <= locked, f"not locked: {names - locked}; run `make lock`"
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, n in names.items() if n > 1] == [], "pytest would leave one out"
